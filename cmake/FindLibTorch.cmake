@@ -19,12 +19,20 @@ find_library(LibTorch_C10_LIBRARY c10 HINTS ${LibTorch_ROOT}/lib NO_DEFAULT_PATH
 find_library(LibTorch_CUDA_LIBRARY torch_cuda HINTS ${LibTorch_ROOT}/lib NO_DEFAULT_PATH)
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda HINTS ${LibTorch_ROOT}/lib NO_DEFAULT_PATH)
 
-if(LibTorch_INCLUDE_DIR AND EXISTS "${LibTorch_INCLUDE_DIR}/torch/headeronly/version.h")
-  file(STRINGS "${LibTorch_INCLUDE_DIR}/torch/headeronly/version.h" _smt_torch_version REGEX "define TORCH_VERSION ")
-elseif(LibTorch_INCLUDE_DIR AND EXISTS "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include/torch/version.h")
-  file(STRINGS "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include/torch/version.h" _smt_torch_version REGEX "define TORCH_VERSION ")
-endif()
-string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" LibTorch_VERSION "${_smt_torch_version}")
+# The version header moved with 2.9; both spell the parts as three macros.
+foreach(_smt_header torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
+  if(LibTorch_INCLUDE_DIR AND NOT LibTorch_VERSION AND EXISTS "${LibTorch_INCLUDE_DIR}/${_smt_header}")
+    set(_smt_parts "")
+    foreach(_smt_part MAJOR MINOR PATCH)
+      file(STRINGS "${LibTorch_INCLUDE_DIR}/${_smt_header}" _smt_line REGEX "^#define TORCH_VERSION_${_smt_part} ")
+      string(REGEX MATCH "[0-9]+" _smt_number "${_smt_line}")
+      if(NOT _smt_number STREQUAL "")
+        list(APPEND _smt_parts ${_smt_number})
+      endif()
+    endforeach()
+    list(JOIN _smt_parts "." LibTorch_VERSION)
+  endif()
+endforeach()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
