@@ -1,0 +1,35 @@
+// The commands of `smt`. Each Add* registers one with CLI11; what is chosen runs in main and returns an exit code
+// (client/error.h). Output meant for programs goes to stdout, everything else to stderr.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "client/client.h"
+#include "google/protobuf/message.h"
+
+namespace smt::cli {
+
+struct Context {
+  client::Client::Options options;
+  bool json = false;
+  std::function<int()> run;  // set by the command that was chosen
+};
+
+void AddGenerate(CLI::App* app, Context* context);
+void AddSessions(CLI::App* app, Context* context);    // session list|show|create|update|delete
+void AddText(CLI::App* app, Context* context);        // score, tokenize, detokenize
+void AddServerInfo(CLI::App* app, Context* context);  // model, health
+
+// Prints "smt: …" to stderr and gives the exit code.
+int Fail(const client::Error& error);
+// One JSON object on one line of stdout, field names as in the proto.
+void PrintJson(const google::protobuf::Message& message);
+// `text`, or all of stdin when it was not given. Binary safe.
+std::string ReadStdin();
+// A JSON array of integers. False when it is not one.
+bool ParseIds(const std::string& json, std::vector<int32_t>* ids);
+
+}  // namespace smt::cli

@@ -1,0 +1,26 @@
+// Ctrl-C (and SIGTERM) as a callback on a thread of its own, where any function may be called. The second one ends the
+// process at once.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+namespace smt::cli {
+
+// Blocks both signals in the calling thread and those it starts; make it before any other thread exists.
+class Interrupt {
+ public:
+  explicit Interrupt(std::function<void()> on_first);
+  ~Interrupt();
+  Interrupt(const Interrupt&) = delete;
+  Interrupt& operator=(const Interrupt&) = delete;
+  bool happened() const { return happened_; }
+
+ private:
+  std::function<void()> on_first_;
+  std::atomic<bool> happened_{false}, stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace smt::cli

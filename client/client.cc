@@ -1,0 +1,193 @@
+#include "client/client.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+
+namespace smt::client {
+
+Client::Client(Options options) : options_(std::move(options)) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  // A dead peer is noticed although nothing is being sent.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  channel_ = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
+  generation_ = v1::GenerationService::NewStub(channel_);
+  sessions_ = v1::SessionService::NewStub(channel_);
+  models_ = v1::ModelService::NewStub(channel_);
+}
+
+void Client::SetDeadline(grpc::ClientContext* context, absl::Duration timeout) const {
+  if (timeout < absl::InfiniteDuration()) {
+    context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
+  }
+}
+
+Error Client::StreamGenerate(const v1::GenerationSpec& spec,
+                             const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                             grpc::ClientContext* context) {
+  grpc::ClientContext own;
+  grpc::ClientContext* call = context != nullptr ? context : &own;
+  SetDeadline(call, options_.stream_timeout);
+  v1::StreamGenerateRequest request;
+  *request.mutable_spec() = spec;
+  auto reader = generation_->StreamGenerate(call, request);
+  v1::StreamGenerateResponse response;
+  while (reader->Read(&response)) {
+    if (!on_event(response.event())) {
+      call->TryCancel();
+      break;
+    }
+  }
+  return FromGrpc(reader->Finish());
+}
+
+Error Client::Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* response) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.stream_timeout);
+  v1::GenerateRequest request;
+  *request.mutable_spec() = spec;
+  return FromGrpc(generation_->Generate(&context, request, response));
+}
+
+Error Client::CancelGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::CancelGenerationRequest request;
+  request.set_session(session);
+  request.set_request_id(request_id);
+  v1::CancelGenerationResponse response;
+  const Error error = FromGrpc(generation_->CancelGeneration(&context, request, &response));
+  if (error.ok() && generation != nullptr) *generation = std::move(*response.mutable_generation());
+  return error;
+}
+
+Error Client::GetGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::GetGenerationRequest request;
+  request.set_session(session);
+  request.set_request_id(request_id);
+  v1::GetGenerationResponse response;
+  const Error error = FromGrpc(generation_->GetGeneration(&context, request, &response));
+  if (error.ok()) *generation = std::move(*response.mutable_generation());
+  return error;
+}
+
+Error Client::Score(const v1::ScoreRequest& request, std::vector<v1::TokenLogprob>* logprobs,
+                    v1::ScoreSummary* summary) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.stream_timeout);
+  auto reader = generation_->Score(&context, request);
+  v1::ScoreResponse response;
+  while (reader->Read(&response)) {
+    if (response.has_summary()) *summary = response.summary();
+    for (auto& logprob : *response.mutable_scores()->mutable_logprobs()) logprobs->push_back(std::move(logprob));
+  }
+  return FromGrpc(reader->Finish());
+}
+
+Error Client::Tokenize(const v1::TokenizeRequest& request, std::vector<int32_t>* ids) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::TokenizeResponse response;
+  const Error error = FromGrpc(generation_->Tokenize(&context, request, &response));
+  ids->assign(response.token_ids().begin(), response.token_ids().end());
+  return error;
+}
+
+Error Client::Detokenize(const std::vector<int32_t>& ids, v1::DetokenizeResponse* response) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::DetokenizeRequest request;
+  request.mutable_token_ids()->Assign(ids.begin(), ids.end());
+  return FromGrpc(generation_->Detokenize(&context, request, response));
+}
+
+Error Client::CreateSession(const v1::CreateSessionRequest& request, v1::Session* session) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::CreateSessionResponse response;
+  const Error error = FromGrpc(sessions_->CreateSession(&context, request, &response));
+  if (error.ok()) *session = std::move(*response.mutable_session());
+  return error;
+}
+
+Error Client::GetSession(const std::string& name, v1::Session* session) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::GetSessionRequest request;
+  request.set_name(name);
+  v1::GetSessionResponse response;
+  const Error error = FromGrpc(sessions_->GetSession(&context, request, &response));
+  if (error.ok()) *session = std::move(*response.mutable_session());
+  return error;
+}
+
+Error Client::ListSessions(int page_size, const std::string& page_token, std::vector<v1::Session>* sessions,
+                           std::string* next_page_token) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::ListSessionsRequest request;
+  request.set_page_size(page_size);
+  request.set_page_token(page_token);
+  v1::ListSessionsResponse response;
+  const Error error = FromGrpc(sessions_->ListSessions(&context, request, &response));
+  for (auto& session : *response.mutable_sessions()) sessions->push_back(std::move(session));
+  *next_page_token = response.next_page_token();
+  return error;
+}
+
+Error Client::UpdateSession(const v1::UpdateSessionRequest& request, v1::Session* session) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::UpdateSessionResponse response;
+  const Error error = FromGrpc(sessions_->UpdateSession(&context, request, &response));
+  if (error.ok()) *session = std::move(*response.mutable_session());
+  return error;
+}
+
+Error Client::DeleteSession(const v1::DeleteSessionRequest& request) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::DeleteSessionResponse response;
+  return FromGrpc(sessions_->DeleteSession(&context, request, &response));
+}
+
+Error Client::GetModel(v1::Model* model) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  v1::GetModelResponse response;
+  const Error error = FromGrpc(models_->GetModel(&context, v1::GetModelRequest(), &response));
+  if (error.ok()) *model = std::move(*response.mutable_model());
+  return error;
+}
+
+Error Client::Health(const std::string& service, bool* serving) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(service);
+  grpc::health::v1::HealthCheckResponse response;
+  const Error error = FromGrpc(grpc::health::v1::Health::NewStub(channel_)->Check(&context, request, &response));
+  *serving = error.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+  return error;
+}
+
+bool Client::WaitForConnection(absl::Duration timeout) {
+  return channel_->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
+}
+
+std::string SessionName(const std::string& id_or_name) {
+  return id_or_name.empty() || absl::StartsWith(id_or_name, "sessions/") ? id_or_name
+                                                                         : absl::StrCat("sessions/", id_or_name);
+}
+
+}  // namespace smt::client

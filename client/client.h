@@ -1,0 +1,70 @@
+// Client: a thin C++ library over the smt.v1 API. One object holds one channel; thread-safe. Calls block.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "client/error.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
+#include "smt/v1/generation_service.grpc.pb.h"
+#include "smt/v1/model_service.grpc.pb.h"
+#include "smt/v1/session_service.grpc.pb.h"
+
+namespace smt::client {
+
+class Client {
+ public:
+  struct Options {
+    std::string address = "localhost:50051";
+    // Of unary calls; streams have none unless `stream_timeout` is set.
+    absl::Duration timeout = absl::Seconds(60);
+    absl::Duration stream_timeout = absl::InfiniteDuration();
+  };
+
+  explicit Client(Options options);
+
+  // Calls `on_event` for each event until the stream ends. Returning false cancels the call (the request's
+  // on_disconnect policy then applies). `context`, when given, is the caller's to cancel from another thread.
+  Error StreamGenerate(const v1::GenerationSpec& spec, const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                       grpc::ClientContext* context = nullptr);
+  Error Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* response);
+  Error CancelGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);
+  Error GetGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);
+  Error Score(const v1::ScoreRequest& request, std::vector<v1::TokenLogprob>* logprobs, v1::ScoreSummary* summary);
+  Error Tokenize(const v1::TokenizeRequest& request, std::vector<int32_t>* ids);
+  Error Detokenize(const std::vector<int32_t>& ids, v1::DetokenizeResponse* response);
+
+  Error CreateSession(const v1::CreateSessionRequest& request, v1::Session* session);
+  Error GetSession(const std::string& name, v1::Session* session);
+  // One page; `next_page_token` is empty on the last.
+  Error ListSessions(int page_size, const std::string& page_token, std::vector<v1::Session>* sessions,
+                     std::string* next_page_token);
+  Error UpdateSession(const v1::UpdateSessionRequest& request, v1::Session* session);
+  Error DeleteSession(const v1::DeleteSessionRequest& request);
+
+  Error GetModel(v1::Model* model);
+  // grpc.health.v1 of `service`; "" is readiness. `serving` is false for NOT_SERVING.
+  Error Health(const std::string& service, bool* serving);
+
+  // Waits until the channel is connected; false after `timeout`.
+  bool WaitForConnection(absl::Duration timeout);
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
+ private:
+  void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) const;
+
+  Options options_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::GenerationService::Stub> generation_;
+  std::unique_ptr<v1::SessionService::Stub> sessions_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+};
+
+// "sessions/{id}" for an id or a name.
+std::string SessionName(const std::string& id_or_name);
+
+}  // namespace smt::client
