@@ -26,10 +26,10 @@ enum class PoolScope {
 enum class TransformerKind { kGpt2, kSimple };
 enum class SsmKind { kMamba, kSimple };
 
-std::string_view Name(WindowPolicy policy);  // "hop" | "slide"
-std::string_view Name(PoolScope scope);      // "window" | "tokens"
-std::string_view Name(TransformerKind kind); // "gpt2" | "simple"
-std::string_view Name(SsmKind kind);         // "mamba" | "simple"
+std::string_view Name(WindowPolicy policy);   // "hop" | "slide"
+std::string_view Name(PoolScope scope);       // "window" | "tokens"
+std::string_view Name(TransformerKind kind);  // "gpt2" | "simple"
+std::string_view Name(SsmKind kind);          // "mamba" | "simple"
 std::optional<WindowPolicy> ParseWindowPolicy(std::string_view name);
 
 struct TransformerConfig {
@@ -78,10 +78,15 @@ struct StrideHybridConfig {
   // For people: shapes, parameter counts by part, state bytes a session.
   std::string Summary() const;
 
-  // INVALID_ARGUMENT listing every problem: not JSON, wrong types, unknown enum values, all of Validate().
-  static absl::StatusOr<StrideHybridConfig> FromJson(std::string_view text);
-  // FromJson of `model_dir`/config.json; NOT_FOUND names the path.
-  static absl::StatusOr<StrideHybridConfig> Load(const std::string& model_dir);
+  // INVALID_ARGUMENT listing every problem: not JSON, wrong types, unknown enum values, all of Validate(). Absent
+  // fields have their defaults. Unknown keys are ignored; `warnings`, if given, gets a sentence for each and all of
+  // Warnings().
+  static absl::StatusOr<StrideHybridConfig> FromJson(std::string_view text,
+                                                     std::vector<std::string>* warnings = nullptr);
+  // FromJson of `model_dir`/config.json; NOT_FOUND names the path, other errors begin with it.
+  static absl::StatusOr<StrideHybridConfig> Load(const std::string& model_dir,
+                                                 std::vector<std::string>* warnings = nullptr);
+  // What FromJson reads back equal, fields in the order of model/config_fields.h; derived values stay derived.
   std::string ToJson() const;
 };
 
