@@ -71,6 +71,11 @@ Error FromGrpc(const grpc::Status& status) {
 }
 
 std::string Explain(const Error& error) {
+  // What our handlers answer carries a reason; without one nobody of ours has answered.
+  if (error.code == grpc::StatusCode::UNAVAILABLE && error.reason.empty()) {
+    return absl::StrCat("cannot reach the server: is it running, and is --address (or SMT_ADDRESS) right? (",
+                        error.message, ")");
+  }
   std::string text = absl::StrCat(CodeName(error.code), ": ", error.message);
   // One violation is the message; more are listed.
   if (error.violations.size() > 1) {

@@ -1,0 +1,216 @@
+// The programs as a person uses them: `smt` against a real server, and a server that cannot start.
+#include <signal.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/e2e/server_process.h"
+
+namespace smt::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Result {
+  int code = -1;
+  std::string out, err;
+};
+
+class CliTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    server_ = new ServerProcess();
+    ASSERT_TRUE(server_->Start().ok()) << server_->Stderr();
+  }
+  static void TearDownTestSuite() {
+    delete server_;
+    server_ = nullptr;
+  }
+
+  Result Smt(std::vector<std::string> args, const std::string& input = "") {
+    TempDir dir;
+    Process::Options options;
+    options.argv = {BinDir() + "/smt", "--address=" + server_->address()};
+    options.argv.insert(options.argv.end(), args.begin(), args.end());
+    options.stdin_text = input;
+    options.output_dir = dir.path();
+    auto process = Process::Start(options);
+    Result result;
+    if (auto code = process->Wait(absl::Seconds(60)); code.ok()) result.code = *code;
+    result.out = process->Stdout();
+    result.err = process->Stderr();
+    return result;
+  }
+
+  static ServerProcess* server_;
+};
+ServerProcess* CliTest::server_ = nullptr;
+
+TEST_F(CliTest, GenerateStreamsTextToStdoutAndWhereTheSessionStandsToStderr) {
+  const Result result = Smt({"generate", "--prompt=Once upon a time", "--session=cli", "--max_tokens=12", "--seed=1"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_GT(result.out.size(), 5U);
+  EXPECT_THAT(result.err, HasSubstr("session cli at position"));
+}
+
+TEST_F(CliTest, TheSameSeedGivesTheSameTextFromAFlagAndFromStdin) {
+  const Result flag = Smt({"generate", "--prompt=The ship", "--max_tokens=20", "--seed=3"});
+  const Result input = Smt({"generate", "--max_tokens=20", "--seed=3"}, "The ship");
+  EXPECT_EQ(flag.code, 0) << flag.err;
+  EXPECT_EQ(flag.out, input.out);
+}
+
+TEST_F(CliTest, JsonIsOneObjectAnEvent) {
+  const Result result = Smt({"--json", "generate", "--prompt=Once", "--max_tokens=5", "--seed=1", "--logprobs=2"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  std::vector<std::string> kinds;
+  size_t ids = 0;
+  for (const auto line : absl::StrSplit(result.out, '\n', absl::SkipEmpty())) {
+    const nlohmann::json event = nlohmann::json::parse(std::string(line));
+    kinds.push_back(event.begin().key());
+    if (event.contains("chunk")) {
+      ids += event["chunk"]["token_ids"].size();
+      EXPECT_EQ(event["chunk"]["logprobs"].size(), event["chunk"]["token_ids"].size());
+      EXPECT_EQ(event["chunk"]["logprobs"][0]["alternatives"].size(), 2U);
+    }
+  }
+  EXPECT_EQ(kinds.front(), "started");
+  EXPECT_EQ(kinds.back(), "finished");
+  EXPECT_EQ(ids, 5U);
+}
+
+TEST_F(CliTest, ErrorsSayWhatIsWrongAndExitWithADocumentedCode) {
+  Result result = Smt({"generate", "--prompt=x", "--temperature=nan", "--top_p=0"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("temperature"));
+  EXPECT_THAT(result.err, HasSubstr("top_p"));
+  result = Smt({"session", "show", "nobody"});
+  EXPECT_EQ(result.code, 3);
+  EXPECT_THAT(result.err, HasSubstr("nobody"));
+  result = Smt({"generate", "--no-create", "--session=nobody", "--prompt=x"});
+  EXPECT_EQ(result.code, 3);
+  EXPECT_EQ(Smt({"generate", "--nonsense"}).code, 2);
+  result = Smt({"--address=127.0.0.1:1", "health"});
+  EXPECT_EQ(result.code, 5);
+  EXPECT_THAT(result.err, HasSubstr("--address"));
+}
+
+TEST_F(CliTest, CtrlCEndsTheRequestAndSaysWhereTheSessionStands) {
+  TempDir dir;
+  Process::Options options;
+  options.argv = {BinDir() + "/smt", "--address=" + server_->address(),
+                  "generate",        "--prompt=Once upon",
+                  "--session=ctrlc", "--max_tokens=1000000",
+                  "--ignore_eos"};
+  options.output_dir = dir.path();
+  auto process = Process::Start(options);
+  for (int i = 0; i < 500 && process->Stdout().empty(); ++i) absl::SleepFor(absl::Milliseconds(20));
+  process->Signal(SIGINT);
+  const auto code = process->Wait(absl::Seconds(10));
+  ASSERT_TRUE(code.ok()) << "still running 10 s after Ctrl-C";
+  EXPECT_EQ(*code, 130);
+  v1::Session session;
+  ASSERT_TRUE(server_->NewClient()->GetSession("sessions/ctrlc", &session).ok());
+  EXPECT_THAT(process->Stderr(), HasSubstr(absl::StrCat("session ctrlc at position ", session.position())));
+  EXPECT_FALSE(session.active());
+}
+
+TEST_F(CliTest, SessionsAreCreatedListedUpdatedAndDeleted) {
+  EXPECT_EQ(Smt({"session", "create", "notes", "--label=team=red", "--ttl=3600"}).code, 0);
+  EXPECT_EQ(Smt({"session", "create", "notes"}).code, 4);
+  EXPECT_THAT(Smt({"session", "show", "notes"}).out, HasSubstr("team=red"));
+  EXPECT_EQ(Smt({"session", "update", "notes", "--label=team=blue"}).code, 0);
+  EXPECT_THAT(Smt({"session", "show", "notes"}).out, HasSubstr("team=blue"));
+  EXPECT_THAT(Smt({"session", "list"}).out, HasSubstr("notes"));
+  EXPECT_EQ(Smt({"session", "delete", "notes"}).code, 0);
+  EXPECT_EQ(Smt({"session", "delete", "notes"}).code, 3);
+}
+
+TEST_F(CliTest, TokenizeAndDetokenizeAreInverse) {
+  const std::string text = "It's  a “test”, 3.14 — ünïcödé\n";
+  const Result ids = Smt({"tokenize"}, text);
+  EXPECT_EQ(ids.code, 0) << ids.err;
+  EXPECT_EQ(Smt({"detokenize"}, ids.out).out, text);
+}
+
+TEST_F(CliTest, ScoreGivesEveryTokenAndTheirSum) {
+  const Result result = Smt({"--json", "score", "--text=The old man sat down."});
+  EXPECT_EQ(result.code, 0) << result.err;
+  const std::vector<std::string> lines = absl::StrSplit(result.out, '\n', absl::SkipEmpty());
+  ASSERT_GT(lines.size(), 3U);
+  double sum = 0;
+  for (size_t i = 0; i + 1 < lines.size(); ++i) sum += nlohmann::json::parse(lines[i]).value("logprob", 0.0);
+  EXPECT_NEAR(nlohmann::json::parse(lines.back())["total_logprob"].get<double>(), sum, 1e-3);
+  EXPECT_LT(sum, -5);
+}
+
+TEST_F(CliTest, ModelAndHealthAnswer) {
+  EXPECT_THAT(Smt({"model"}).out, HasSubstr("fingerprint"));
+  EXPECT_EQ(Smt({"health"}).code, 0);
+  EXPECT_EQ(Smt({"health", "--service=liveness"}).code, 0);
+}
+
+// A server that cannot serve says why in one sentence and exits with a code other than 0.
+std::string WhyNot(ServerProcess& server) {
+  EXPECT_FALSE(server.Start(absl::Seconds(30)).ok());
+  const auto code = server.WaitForExit(absl::Seconds(5));
+  EXPECT_TRUE(code.ok() && *code != 0 && *code < 128) << "exit " << (code.ok() ? *code : -1);
+  EXPECT_EQ(server.Stdout(), "");
+  return server.Stderr();
+}
+
+TEST(ServerStartTest, APortInUseIsNamed) {
+  ServerProcess first;
+  ASSERT_TRUE(first.Start().ok());
+  ServerProcess second({.flags = {"--listen_address=" + first.address()}});
+  EXPECT_THAT(WhyNot(second), HasSubstr(first.address()));
+}
+
+TEST(ServerStartTest, AStoreLockedByAnotherServerIsNamed) {
+  ServerProcess first;
+  ASSERT_TRUE(first.Start().ok());
+  ServerProcess second({.store_dir = first.store_dir()});
+  EXPECT_THAT(WhyNot(second), HasSubstr(first.store_dir()));
+}
+
+TEST(ServerStartTest, AModelFolderThatMissesAFileIsNamed) {
+  for (const char* missing : {"config.json", "model.safetensors", "merges.txt"}) {
+    TempDir dir;
+    std::filesystem::copy("models/books-6m", dir.file("model"));
+    std::filesystem::remove(dir.file("model") + "/" + missing);
+    ServerProcess server({.model_dir = dir.file("model")});
+    EXPECT_THAT(WhyNot(server), HasSubstr(missing));
+  }
+}
+
+TEST(ServerStartTest, AStoreMadeByAnotherModelIsRefusedPerSession) {
+  TempDir dir;
+  std::filesystem::copy("models/books-6m", dir.file("model"));
+  ServerProcess first({.model_dir = dir.file("model")});
+  ASSERT_TRUE(first.Start().ok()) << first.Stderr();
+  ASSERT_TRUE(Generate(*first.NewClient(), Spec("old", "Once", 4)).error.ok());
+  first.Kill();
+  {  // one bit of one weight
+    std::fstream weights(dir.file("model") + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    weights.seekg(-3, std::ios::end);
+    const char byte = static_cast<char>(weights.get() ^ 1);
+    weights.seekp(-3, std::ios::end);
+    weights.put(byte);
+  }
+  ASSERT_TRUE(first.Start().ok()) << first.Stderr();
+  auto client = first.NewClient();
+  EXPECT_EQ(Generate(*client, Spec("old", " upon", 4)).error.code, grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_TRUE(Generate(*client, Spec("new", "Once", 4)).error.ok());
+}
+
+}  // namespace
+}  // namespace smt::testing

@@ -1,0 +1,194 @@
+// The promise of the whole: a session goes on after the server is killed, token for token as if nothing had happened.
+// Real server processes, a real client, SIGKILL.
+#include <signal.h>
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/e2e/server_process.h"
+
+namespace smt::testing {
+namespace {
+
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr char kOpening[] = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals";
+constexpr char kSecond[] = " The captain looked up from his chart and said";
+constexpr char kThird[] = " Nobody had expected";
+
+// Ids of three turns of one session on a server that is never disturbed.
+std::vector<std::vector<int32_t>> Undisturbed(int64_t tokens) {
+  ServerProcess server;
+  EXPECT_TRUE(server.Start().ok());
+  auto client = server.NewClient();
+  std::vector<std::vector<int32_t>> turns;
+  for (const char* prompt : {kOpening, kSecond, kThird}) {
+    Outcome outcome = Generate(*client, Spec("story", prompt, tokens));
+    EXPECT_TRUE(outcome.error.ok()) << outcome.error.message;
+    turns.push_back(outcome.ids);
+  }
+  return turns;
+}
+
+TEST(SessionRestartTest, ContinuesAfterSigkillExactlyAsAnUndisturbedServerWould) {
+  // Longer than a snapshot interval would need is too slow here; 90 ids cross several writes and end between two.
+  const auto want = Undisturbed(90);
+  ServerProcess server;
+  for (int turn = 0; turn < 3; ++turn) {
+    ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+    auto client = server.NewClient();
+    const Outcome outcome = Generate(*client, Spec("story", turn == 0 ? kOpening : turn == 1 ? kSecond : kThird, 90));
+    ASSERT_TRUE(outcome.error.ok()) << outcome.error.message;
+    EXPECT_THAT(outcome.ids, ElementsAreArray(want[turn])) << "turn " << turn;
+    EXPECT_EQ(outcome.finished.durable_position(), outcome.finished.position());
+    server.Kill();
+  }
+}
+
+TEST(SessionRestartTest, KeepsATokenBoundaryWhenKilledInTheMiddleOfATurn) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  const Outcome first = Generate(*client, Spec("story", kOpening, 20));
+  ASSERT_TRUE(first.error.ok()) << first.error.message;
+  std::thread killer;
+  Outcome broken;
+  broken.error = client->StreamGenerate(Spec("story", kSecond, 100000), [&](const v1::GenerationEvent& event) {
+    if (event.has_chunk()) broken.last_position = event.chunk().position();
+    if (event.has_chunk() && !killer.joinable()) killer = std::thread([&] { server.Kill(); });
+    return true;
+  });
+  ASSERT_TRUE(killer.joinable());
+  killer.join();
+  EXPECT_FALSE(broken.error.ok());
+
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  client = server.NewClient();
+  v1::Session session;
+  ASSERT_TRUE(client->GetSession("sessions/story", &session).ok());
+  // The prompt was durable before `started`; of the generated ids a prefix may be.
+  EXPECT_GT(session.position(), first.finished.position());
+  EXPECT_FALSE(session.active());
+  const Outcome next = Generate(*client, Spec("story", kThird, 20));
+  EXPECT_TRUE(next.error.ok()) << next.error.message;
+  EXPECT_EQ(next.started.start_position(), session.position());
+}
+
+TEST(SessionRestartTest, EndsRunningStreamsWithTheirPositionOnSigterm) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  std::thread terminator;
+  absl::StatusOr<int> exit_code = absl::UnknownError("not ended");
+  int64_t last = 0;
+  const client::Error error =
+      client->StreamGenerate(Spec("story", kOpening, 1000000), [&](const v1::GenerationEvent& event) {
+        if (event.has_chunk()) last = event.chunk().position();
+        if (event.has_chunk() && !terminator.joinable()) {
+          terminator = std::thread([&] { exit_code = server.Terminate(absl::Seconds(10)); });
+        }
+        return true;
+      });
+  ASSERT_TRUE(terminator.joinable());
+  terminator.join();
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << server.Stderr();
+  EXPECT_EQ(*exit_code, 0);
+  EXPECT_EQ(error.code, grpc::StatusCode::UNAVAILABLE) << error.message;
+  int64_t reported = -1;
+  for (const auto& [key, value] : error.metadata) {
+    if (key == "position") reported = std::stoll(value);
+  }
+  EXPECT_GE(reported, last);
+
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  v1::Session session;
+  ASSERT_TRUE(server.NewClient()->GetSession("sessions/story", &session).ok());
+  EXPECT_EQ(session.position(), reported);
+}
+
+TEST(SessionRestartTest, SessionsThatDoNotFitIntoSlotsAreParkedAndComeBackUnchanged) {
+  const auto want = Undisturbed(24);
+  ServerProcess server({.flags = {"--max_slots=2"}});
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  for (int turn = 0; turn < 3; ++turn) {
+    for (int i = 0; i < 5; ++i) {
+      const char* prompt = turn == 0 ? kOpening : turn == 1 ? kSecond : kThird;
+      const Outcome outcome = Generate(*client, Spec(absl::StrCat("story-", i), prompt, 24));
+      ASSERT_TRUE(outcome.error.ok()) << outcome.error.message;
+      EXPECT_THAT(outcome.ids, ElementsAreArray(want[turn])) << "turn " << turn << " of session " << i;
+    }
+  }
+}
+
+TEST(SessionRestartTest, ManyStreamsAtOnceGiveWhatEachGivesAlone) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  std::vector<Outcome> together(12);
+  std::vector<std::thread> threads;
+  const auto prompt = [](int i) { return std::string(kOpening).substr(0, 10 + 5 * i); };
+  for (int i = 0; i < 12; ++i) {
+    threads.emplace_back([&, i] { together[i] = Generate(*client, Spec("", prompt(i), 40 + i, i)); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int i = 0; i < 12; ++i) {
+    const Outcome alone = Generate(*client, Spec("", prompt(i), 40 + i, i));
+    ASSERT_TRUE(alone.error.ok()) << alone.error.message;
+    EXPECT_THAT(together[i].ids, ElementsAreArray(alone.ids)) << "stream " << i;
+    EXPECT_EQ(together[i].text, alone.text);
+  }
+}
+
+TEST(SessionRestartTest, AClientThatVanishesLeavesTheSessionAtATokenBoundary) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  for (int64_t after = 0; after < 40; after += 7) {
+    const std::string name = absl::StrCat("gone-", after);
+    Generate(*client, Spec(name, kOpening, 100000), after);
+    v1::Session session;
+    for (int i = 0; i < 500; ++i) {
+      const client::Error error = client->GetSession("sessions/" + name, &session);
+      ASSERT_TRUE(error.ok()) << error.message;
+      if (!session.active()) break;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    ASSERT_FALSE(session.active()) << "the request still runs 5 s after its client went";
+    const Outcome next = Generate(*client, Spec(name, kSecond, 10));
+    EXPECT_TRUE(next.error.ok()) << next.error.message;
+    EXPECT_EQ(next.started.start_position(), session.position());
+    EXPECT_EQ(next.ids.size(), 10U);
+  }
+}
+
+TEST(SessionRestartTest, ASecondWriterIsTurnedAwayAtOnce) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  auto client = server.NewClient();
+  client::Error second;
+  bool asked = false;
+  Generate(*client, Spec("story", kOpening, 3));
+  client
+      ->StreamGenerate(Spec("story", kOpening, 100000),
+                       [&](const v1::GenerationEvent& event) {
+                         if (!event.has_chunk()) return true;
+                         second = Generate(*client, Spec("story", kSecond, 5)).error;
+                         asked = true;
+                         return false;
+                       })
+      .ok();
+  ASSERT_TRUE(asked);
+  EXPECT_EQ(second.code, grpc::StatusCode::ABORTED) << second.message;
+  EXPECT_TRUE(second.retry_delay.has_value());
+}
+
+}  // namespace
+}  // namespace smt::testing
