@@ -1,5 +1,5 @@
-// Sessions: a token log, a fixed-size state that can always be rebuilt from a snapshot and the log's tail, and the rules of
-// who may write. Values only: no protobuf, no LibTorch.
+// Sessions: a token log, a fixed-size state that can always be rebuilt from a snapshot and the log's tail, and the
+// rules of who may write. Values only: no protobuf, no LibTorch.
 //
 // Thread-safe. Calls block on the store's I/O; the engine thread makes none of them.
 #pragma once
@@ -24,16 +24,19 @@ namespace smt {
 
 // What a client sees of a session.
 struct SessionInfo {
-  std::string id;                 // [a-z0-9]([a-z0-9-_.]{0,62}); "sessions/{id}" in the API
-  int64_t position = 0;           // ids in the log
-  int64_t branch = 0;             // positions belong to a branch
+  std::string id;        // [a-z0-9][a-z0-9-_.]{0,62}; "sessions/{id}" in the API
+  int64_t position = 0;  // ids in the log
+  int64_t branch = 0;    // positions belong to a branch
   absl::Time create_time, update_time;
   absl::Time expire_time = absl::InfiniteFuture();
   absl::Duration ttl = absl::InfiniteDuration();
   std::map<std::string, std::string> labels;
-  std::string etag;               // changes with every change of the session
+  std::string etag;  // changes with every change of the session
   std::string model_fingerprint;
-  bool active = false;            // a request writes it now
+  bool active = false;   // a request writes it now
+  bool damaged = false;  // List only: the header fails its checksum; Delete is all that works
+  // Identity of this incarnation's state: EngineRequest::session_key. Differs when an id is deleted and made again.
+  std::string key;
 };
 
 enum class Durability { kNone, kTurn, kToken };
@@ -43,29 +46,29 @@ enum class RequestState { kRunning, kFinished, kCancelled, kInterrupted, kFailed
 // The durable record of one generation request.
 struct RequestRecord {
   std::string request_id;
-  std::string semantic_hash;      // of the fields that change what the request means
-  std::string params;             // the service's serialised, resolved request (opaque here)
+  std::string semantic_hash;  // of the fields that change what the request means
+  std::string params;         // the service's serialised, resolved request (opaque here)
   RequestState state = RequestState::kRunning;
   int64_t branch = 0;
-  int64_t start_position = 0;     // head before the prompt
+  int64_t start_position = 0;  // head before the prompt
   int64_t prompt_tokens = 0;
-  int64_t end_position = 0;       // of the log, when ended
+  int64_t end_position = 0;  // of the log, when ended
   uint64_t seed = 0;
   Durability durability = Durability::kTurn;
-  std::string outcome;            // the service's serialised outcome (opaque here): finish reason, usage
+  std::string outcome;  // the service's serialised outcome (opaque here): finish reason, usage
   absl::Time create_time, end_time;
 };
 
 struct TurnSpec {
   std::string session_id;
-  std::string request_id;                  // empty: none
+  std::string request_id;  // empty: none
   std::string semantic_hash, params;
   std::optional<int64_t> expected_position;
   std::optional<std::string> etag;
-  std::vector<int32_t> prompt;             // appended whole, with the record, before BeginTurn returns
+  std::vector<int32_t> prompt;  // appended whole, with the record, before BeginTurn returns
   uint64_t seed = 0;
   Durability durability = Durability::kTurn;
-  bool wait = false;                       // for the present writer to end, until `deadline`; else ABORTED at once
+  bool wait = false;  // for the present writer to end, until `deadline`; else ABORTED at once
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -73,20 +76,42 @@ struct TurnSpec {
 class Turn {
  public:
   virtual ~Turn() = default;
-  virtual const SessionInfo& session() const = 0;   // as it was when the turn began: position = head before the prompt
+  virtual const SessionInfo& session() const = 0;  // as it was when the turn began: position = head before the prompt
   virtual std::span<const int32_t> recent() const = 0;  // the last <= m ids before the prompt
-  // For EngineRequest::restore: newest good snapshot and the log after it, up to the head before the prompt. May be called on any
-  // thread while the turn lives. DATA_LOSS names the last good checkpoint; FAILED_PRECONDITION: another model's state.
+  // For EngineRequest::restore: newest good snapshot and the log after it, up to the head before the prompt; without a
+  // good one, the whole log. Any thread, while the turn lives. DATA_LOSS: the log itself is damaged, names the
+  // position.
   virtual absl::StatusOr<RestoredState> Restore() = 0;
   // Adds generated ids to the log; returns at once, written in order by the manager's writer thread.
   virtual void Append(std::span<const int32_t> ids) = 0;
   // A copy of the state at `position`, to be kept as a snapshot; returns at once.
   virtual void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
-  // Log position known to be on disk (fdatasync returned).
+  // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began.
   virtual int64_t durable_position() const = 0;
+  // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
+  virtual absl::Status status() const = 0;
   // Ends the turn: outcome recorded, log durable unless kNone, then `done` (writer thread) with the durable position.
-  // At most once. A turn destroyed without it is recorded as kInterrupted at the end of its log.
+  // At most once. A turn destroyed without it is recorded as kInterrupted at the end of its log. The session is free
+  // for the next writer before `done` is called; `done` must not wait for the manager.
   virtual void Finish(RequestState state, std::string outcome, std::function<void(absl::Status, int64_t)> done) = 0;
+};
+
+// Either a turn, or, when the spec's request_id ended before, its record: the caller replays it from ReadLog.
+struct BeginTurnResult {
+  std::unique_ptr<Turn> turn;
+  std::optional<RequestRecord> replay;
+};
+
+// What the manager has done since it was opened, for metrics.
+struct SessionCounters {
+  int64_t group_commits = 0;  // store commits
+  int64_t synced_commits = 0;
+  int64_t committed_writes = 0;  // in all of them
+  int64_t snapshots_written = 0;
+  int64_t snapshots_dropped = 0;  // queue full or store error
+  int64_t snapshots_damaged = 0;  // found by Restore
+  int64_t expired_sessions = 0;
+  int64_t store_errors = 0;
 };
 
 class SessionManager {
@@ -95,43 +120,66 @@ class SessionManager {
     std::string model_fingerprint;
     std::string numerics_id;
     int64_t state_bytes = 0;
-    int64_t input_tokens = 0;                        // m
+    int64_t input_tokens = 0;  // m
     absl::Duration request_ttl = absl::Hours(24);
-    int64_t max_sessions = 0;                        // 0: no limit
-    std::function<absl::Time()> now = absl::Now;     // fake clock in tests
-    std::function<void(std::string_view session_key)> on_removed;  // Engine::Discard
+    int64_t max_sessions = 0;                     // 0: no limit
+    std::function<absl::Time()> now = absl::Now;  // fake clock in tests
+    // Engine::Discard. Called by the thread that deletes or sweeps, no lock held.
+    std::function<void(std::string_view session_key)> on_removed;
+    absl::Duration sweep_interval =
+        absl::Minutes(1);                // between looks for expired sessions and requests; infinite: none
+    int64_t max_cached_sessions = 4096;  // idle ones whose header is kept in memory
+    int64_t max_pending_snapshot_bytes = int64_t{256} << 20;  // beyond it new snapshots are dropped
   };
 
   static absl::StatusOr<std::unique_ptr<SessionManager>> Open(Options options, std::unique_ptr<SessionStore> store);
   virtual ~SessionManager() = default;
 
-  // ALREADY_EXISTS; INVALID_ARGUMENT for a bad id. An empty id is drawn by the server.
-  virtual absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl, std::map<std::string, std::string> labels) = 0;
+  // ALREADY_EXISTS; INVALID_ARGUMENT for a bad id, ttl or labels; RESOURCE_EXHAUSTED at max_sessions. An empty id is
+  // drawn by the server. Durable on return.
+  virtual absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl,
+                                             std::map<std::string, std::string> labels) = 0;
   virtual absl::StatusOr<SessionInfo> Get(std::string_view id) = 0;  // NOT_FOUND when unknown or expired
-  struct Page { std::vector<SessionInfo> sessions; std::string next_page_token; };
-  virtual absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) = 0;  // ordered by id
+  struct Page {
+    std::vector<SessionInfo> sessions;
+    std::string next_page_token;
+  };
+  // Ordered by id. page_size 0 is 50, above 1,000 is 1,000; INVALID_ARGUMENT if negative or the token is not one of
+  // ours. A page may hold fewer sessions than asked for; the last one has no token.
+  virtual absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) = 0;
   struct Update {
     std::optional<absl::Duration> ttl;
     std::optional<std::map<std::string, std::string>> labels;
     std::optional<std::string> etag;
   };
+  // Renews the ttl. ABORTED when `etag` differs.
   virtual absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) = 0;
-  // ABORTED while a request writes it (unless `force`), or when `etag` differs.
+  // ABORTED while a request writes it, or when `etag` differs. Removes the log, snapshots and requests, damaged or not.
   virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag) = 0;
 
   // NOT_FOUND, ABORTED (busy, expected_position, etag), FAILED_PRECONDITION (another model's), DATA_LOSS,
-  // UNAVAILABLE (store). The record and the prompt are durable on return unless kNone.
-  virtual absl::StatusOr<std::unique_ptr<Turn>> BeginTurn(TurnSpec spec) = 0;
+  // UNAVAILABLE (store), RESOURCE_EXHAUSTED (no space). The record and the prompt are durable on return unless kNone.
+  // A request_id used before: the same semantic_hash gives `replay` when it ended and ABORTED while it runs; another
+  // hash is INVALID_ARGUMENT. `spec.deadline` is real time, whatever Options::now says.
+  virtual absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) = 0;
+  // NOT_FOUND when unknown or older than request_ttl. One that ran when a server died is kInterrupted, ended where its
+  // log does.
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;
-  // Ids at positions first..last (1-based, inclusive) of the session's log.
+  // Ids at positions first..last (1-based, inclusive) of the session's log. OUT_OF_RANGE names the head.
   virtual absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) = 0;
   // The state at the session's head for reading only (Score): snapshot and log tail.
   virtual absl::StatusOr<RestoredState> ReadState(std::string_view id, SessionInfo* info) = 0;
 
-  // Engine::Options::on_evicted.
-  virtual void SaveEvicted(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
+  // Engine::Options::on_evicted. Returns at once; a state of a session since deleted is dropped.
+  virtual void SaveEvicted(const std::string& session_key, int64_t position,
+                           std::shared_ptr<const StateBuffer> state) = 0;
   // Writes and syncs everything handed over so far.
   virtual absl::Status Flush() = 0;
+  // Deletes expired sessions and request records now; the background thread calls it each sweep_interval.
+  virtual absl::Status Sweep() = 0;
+  virtual absl::Status Health() = 0;  // OK, or why the store does not write now
+  virtual int64_t StoreFreeBytes() = 0;
+  virtual SessionCounters counters() const = 0;
 };
 
 }  // namespace smt

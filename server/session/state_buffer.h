@@ -29,7 +29,10 @@ struct RestoredState {
   std::shared_ptr<const StateBuffer> state;  // null: the empty state at position 0
   int64_t position = 0;                      // of `state`
   std::vector<int32_t> tail;                 // ids at positions position+1 .. head
-  std::string tier;                          // "store", "host", "new": for metrics
+  std::string tier;         // "store": a snapshot; "host": one still in memory; "log": the log alone; "new": empty
+  std::string numerics_id;  // of `state`, as it was saved; empty without one
+  bool foreign_numerics = false;  // not this server's: usable, but not bit for bit what this one would have made
+  int32_t damaged_snapshots = 0;  // passed over
 };
 
 }  // namespace smt

@@ -1,0 +1,387 @@
+// The life of a session: made, found, listed, changed, deleted, expired.
+#include "server/session/session_manager.h"
+
+#include <algorithm>
+
+#include "absl/strings/escaping.h"
+#include "model/base/status_macros.h"
+#include "server/base/strings.h"
+#include "server/session/session_manager_impl.h"
+#include "server/store/record_format.h"
+
+namespace smt {
+namespace {
+
+constexpr int32_t kDefaultPage = 50, kMaxPage = 1000;
+constexpr size_t kSweepPage = 256;
+
+// The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
+std::string MakePageToken(std::string_view last_id) {
+  std::string raw(last_id);
+  AppendBigEndian(&raw, Xxh3(last_id));
+  return absl::WebSafeBase64Escape(raw);
+}
+
+absl::StatusOr<std::string> ParsePageToken(const std::string& token) {
+  std::string raw;
+  if (token.empty()) return raw;
+  if (absl::WebSafeBase64Unescape(token, &raw) && raw.size() > 8) {
+    const std::string_view id = std::string_view(raw).substr(0, raw.size() - 8);
+    if (ReadBigEndian(std::string_view(raw).substr(id.size())) == Xxh3(id)) return std::string(id);
+  }
+  return absl::InvalidArgumentError(
+      StrCat("page_token \"", absl::CHexEscape(token.substr(0, 64)), "\" is not one that ListSessions gave"));
+}
+
+absl::Status NotFound(std::string_view id) {
+  return absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired"));
+}
+
+}  // namespace
+
+absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present) {
+  if (!wanted || *wanted == present) return absl::OkStatus();
+  return absl::AbortedError(StrCat("session '", id, "' has etag \"", present, "\", the request expects \"",
+                                   absl::CHexEscape(wanted->substr(0, 64)), "\": it was changed in between"));
+}
+
+absl::Status BusyError(std::string_view id) {
+  return absl::AbortedError(StrCat("session '", id, "' is being written by another request; try again when it ends"));
+}
+
+absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Open(Options options,
+                                                                     std::unique_ptr<SessionStore> store) {
+  int64_t sessions = 0;
+  if (options.max_sessions > 0) {
+    ASSIGN_OR_RETURN(sessions, store->Count());
+  }
+  return std::make_unique<SessionManagerImpl>(std::move(options), std::move(store), sessions);
+}
+
+SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionStore> store, int64_t sessions)
+    : table_(options.max_cached_sessions), sessions_(sessions) {
+  c_.options = std::move(options);
+  c_.store = std::move(store);
+  c_.writer = std::make_unique<SessionWriter>(*c_.store, c_.options.max_pending_snapshot_bytes);
+  if (c_.options.sweep_interval != absl::InfiniteDuration()) sweep_thread_ = std::thread([this] { SweepLoop(); });
+}
+
+SessionManagerImpl::~SessionManagerImpl() {
+  {
+    absl::MutexLock lock(&sweep_mu_);
+    stop_ = true;
+  }
+  if (sweep_thread_.joinable()) sweep_thread_.join();
+  Flush().IgnoreError();
+}
+
+void SessionManagerImpl::Touch(SessionHeader* header) const {
+  ++header->revision;
+  header->update_time = c_.Now();
+  header->expire_time = header->update_time + header->ttl;  // infinite + anything is infinite
+}
+
+std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Write(SessionWrite write, bool sync) {
+  auto outcome = std::make_shared<Outcome>();
+  c_.writer->Enqueue(std::move(write), sync, [outcome](const absl::Status& status) {
+    absl::MutexLock lock(&outcome->mu);
+    outcome->status = status;
+    outcome->done = true;
+  });
+  return outcome;
+}
+
+uint64_t SessionManagerImpl::DrawUid() {
+  absl::MutexLock lock(&random_mu_);
+  return absl::Uniform<uint64_t>(random_, 1, uint64_t{1} << 63);
+}
+
+std::string SessionManagerImpl::DrawId() {
+  static constexpr std::string_view kAlphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  std::string id = "s-";
+  absl::MutexLock lock(&random_mu_);
+  for (int i = 0; i < 20; ++i) id.push_back(kAlphabet[absl::Uniform<size_t>(random_, 0, kAlphabet.size())]);
+  return id;
+}
+
+absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
+  if (!entry.loaded) {
+    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(entry.id));
+    RETURN_IF_ERROR(stored.header.status());
+    auto header = DecodeHeader(*stored.header);
+    if (!header.ok()) {
+      return absl::Status(header.status().code(),
+                          StrCat("session '", entry.id, "': ", std::string(header.status().message())));
+    }
+    entry.key = stored.key;
+    entry.header = *std::move(header);
+    entry.log_end = entry.header.position;
+    if (entry.header.turn_open && !entry.in_turn) RETURN_IF_ERROR(EndInterrupted(entry));
+    entry.loaded = true;
+  }
+  if (!entry.busy && Expired(entry.header)) return NotFound(entry.id);
+  return absl::OkStatus();
+}
+
+absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
+  ASSIGN_OR_RETURN(const int64_t end, c_.store->LogEnd(entry.key, entry.header.branch));
+  if (end < entry.header.position) {
+    return absl::DataLossError(StrCat("session '", entry.id, "': the log ends at position ", end, ", it should reach ",
+                                      entry.header.position));
+  }
+  SessionWrite write;
+  write.key = entry.key;
+  if (!entry.header.open_request_id.empty()) {
+    auto payload = c_.store->GetRequest(entry.key, entry.header.open_request_id);
+    auto record = payload.ok() ? DecodeRequest(*payload) : absl::StatusOr<RequestRecord>(payload.status());
+    // A damaged record does not hold up the session: whoever asks for the request is told.
+    if (record.ok() && record->state == RequestState::kRunning) {
+      record->state = RequestState::kInterrupted;
+      record->end_position = end;
+      record->end_time = c_.Now();
+      write.requests.emplace_back(record->request_id, EncodeRequest(*record));
+    }
+  }
+  entry.log_end = entry.header.position = end;
+  entry.header.durable_position = end;  // read back from disk by this process
+  entry.header.turn_open = false;
+  entry.header.open_request_id.clear();
+  ++entry.header.revision;
+  write.header = EncodeHeader(entry.header);
+  return c_.store->Commit({&write, 1}, false)[0];
+}
+
+absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
+                                                       std::map<std::string, std::string> labels) {
+  if (id.empty()) id = DrawId();
+  RETURN_IF_ERROR(CheckSessionId(id));
+  RETURN_IF_ERROR(CheckTtl(ttl));
+  RETURN_IF_ERROR(CheckLabels(labels));
+  const int64_t limit = c_.options.max_sessions;
+  if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions());  // expired ones make room
+  if (limit > 0 && sessions_ >= limit) {
+    return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
+                                               "; delete some or let them expire"));
+  }
+  const Entry entry = table_.Acquire(id);
+  std::string replaced;  // state key of an expired session of this name
+  absl::Status status;
+  {
+    absl::ReleasableMutexLock lock(&entry->mu);
+    status = entry->busy ? absl::OkStatus() : Load(*entry);
+    if (status.ok()) return absl::AlreadyExistsError(StrCat("session '", id, "' exists already"));
+    if (!absl::IsNotFound(status)) return status;
+    if (entry->loaded) {  // expired
+      replaced = SessionStateKey(entry->key, entry->header.branch);
+      SessionWrite remove;
+      remove.kind = SessionWrite::Kind::kRemove;
+      remove.key = entry->key;
+      Write(std::move(remove), false);
+    }
+    entry->busy = true;
+    entry->loaded = false;
+    entry->key = {id, DrawUid()};
+    entry->header = {};
+    entry->header.ttl = ttl;
+    entry->header.labels = std::move(labels);
+    entry->header.model_fingerprint = c_.options.model_fingerprint;
+    entry->header.create_time = c_.Now();
+    Touch(&entry->header);
+    SessionWrite create;
+    create.kind = SessionWrite::Kind::kCreate;
+    create.key = entry->key;
+    create.header = EncodeHeader(entry->header);
+    const auto outcome = Write(std::move(create), true);
+    lock.Release();
+    status = outcome->Wait();
+  }
+  if (!replaced.empty() && c_.options.on_removed) c_.options.on_removed(replaced);
+  absl::MutexLock lock(&entry->mu);
+  entry->Release();
+  RETURN_IF_ERROR(status);
+  if (replaced.empty()) ++sessions_;
+  // Others may have looked meanwhile: what they loaded is this.
+  entry->loaded = true;
+  entry->log_end = 0;
+  return entry->Info();
+}
+
+absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  const Entry entry = table_.Acquire(id);
+  absl::MutexLock lock(&entry->mu);
+  RETURN_IF_ERROR(Load(*entry));
+  return entry->Info();
+}
+
+absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size, const std::string& page_token) {
+  if (page_size < 0) {
+    return absl::InvalidArgumentError(
+        StrCat("page_size is ", page_size, ", must be 0 (the default of ", kDefaultPage, ") or more"));
+  }
+  const size_t size = static_cast<size_t>(page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage));
+  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(page_token));
+  ASSIGN_OR_RETURN(std::vector<StoredSession> stored, c_.store->List(after, size + 1));
+  Page page;
+  if (stored.size() > size) {
+    stored.resize(size);
+    page.next_page_token = MakePageToken(stored.back().key.id);
+  }
+  for (const StoredSession& s : stored) {
+    if (const Entry entry = table_.Peek(s.key.id)) {
+      absl::MutexLock lock(&entry->mu);
+      if (entry->loaded && entry->key == s.key) {
+        if (entry->busy || !Expired(entry->header)) page.sessions.push_back(entry->Info());
+        continue;
+      }
+    }
+    auto header = s.header.ok() ? DecodeHeader(*s.header) : absl::StatusOr<SessionHeader>(s.header.status());
+    if (!header.ok()) {
+      SessionInfo info = MakeInfo(s.key, {});
+      info.etag.clear();
+      info.damaged = true;
+      page.sessions.push_back(std::move(info));
+      continue;
+    }
+    if (Expired(*header)) continue;
+    SessionInfo info = MakeInfo(s.key, *header);
+    if (header->turn_open) info.position = c_.store->LogEnd(s.key, header->branch).value_or(info.position);
+    page.sessions.push_back(std::move(info));
+  }
+  return page;
+}
+
+absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view id, const Update& update) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  if (update.ttl) RETURN_IF_ERROR(CheckTtl(*update.ttl));
+  if (update.labels) RETURN_IF_ERROR(CheckLabels(*update.labels));
+  const Entry entry = table_.Acquire(id);
+  SessionInfo info;
+  std::shared_ptr<Outcome> outcome;
+  {
+    absl::MutexLock lock(&entry->mu);
+    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(CheckEtag(id, update.etag, Etag(entry->key.uid, entry->header)));
+    if (update.ttl) entry->header.ttl = *update.ttl;
+    if (update.labels) entry->header.labels = *update.labels;
+    Touch(&entry->header);
+    info = entry->Info();
+    SessionWrite write;
+    write.key = entry->key;
+    write.header = EncodeHeader(entry->header);
+    outcome = Write(std::move(write), true);
+  }
+  const absl::Status status = outcome->Wait();
+  if (!status.ok()) {
+    absl::MutexLock lock(&entry->mu);
+    entry->stale = entry->busy;
+    if (!entry->busy) entry->loaded = false;
+    return status;
+  }
+  return info;
+}
+
+absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::string> etag) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  return Remove(table_.Acquire(id), std::move(etag), false);
+}
+
+absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired) {
+  std::string state_key;
+  absl::Status status;
+  {
+    absl::ReleasableMutexLock lock(&entry->mu);
+    if (entry->busy) return BusyError(entry->id);
+    status = Load(*entry);
+    SessionWrite remove;
+    remove.kind = SessionWrite::Kind::kRemove;
+    if (only_expired && !(entry->loaded && Expired(entry->header))) return absl::OkStatus();
+    if (!only_expired && absl::IsNotFound(status)) return status;
+    if (entry->loaded) {
+      RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(entry->key.uid, entry->header)));
+      remove.key = entry->key;
+    } else if (absl::IsDataLoss(status) || absl::IsFailedPrecondition(status)) {
+      ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(entry->id));  // its name is all that is needed
+      remove.key = stored.key;
+    } else {
+      return status;
+    }
+    state_key = SessionStateKey(remove.key, entry->loaded ? entry->header.branch : 0);
+    entry->busy = true;
+    const auto outcome = Write(std::move(remove), !only_expired);
+    lock.Release();
+    status = outcome->Wait();
+  }
+  {
+    absl::MutexLock lock(&entry->mu);
+    entry->Release();
+    entry->loaded = false;
+  }
+  RETURN_IF_ERROR(status);
+  --sessions_;
+  if (c_.options.on_removed) c_.options.on_removed(state_key);
+  return absl::OkStatus();
+}
+
+absl::Status SessionManagerImpl::Flush() {
+  for (const Entry& entry : table_.All()) {
+    absl::MutexLock lock(&entry->mu);
+    c_.WritePending(entry);
+  }
+  return c_.writer->Flush();
+}
+
+absl::Status SessionManagerImpl::Sweep() {
+  RETURN_IF_ERROR(SweepSessions());
+  return SweepRequests();
+}
+
+absl::Status SessionManagerImpl::SweepSessions() {
+  std::string after;
+  for (;;) {
+    ASSIGN_OR_RETURN(const std::vector<StoredSession> page, c_.store->List(after, kSweepPage));
+    for (const StoredSession& s : page) {
+      const auto header = s.header.ok() ? DecodeHeader(*s.header) : absl::StatusOr<SessionHeader>(s.header.status());
+      if (!header.ok() || !Expired(*header)) continue;
+      const absl::Status removed = Remove(table_.Acquire(s.key.id), std::nullopt, true);  // looks again
+      if (removed.ok()) ++c_.expired;
+      if (!removed.ok() && !absl::IsAborted(removed) && !absl::IsNotFound(removed)) return removed;
+    }
+    if (page.size() < kSweepPage) return absl::OkStatus();
+    after = page.back().key.id;
+  }
+}
+
+absl::Status SessionManagerImpl::SweepRequests() {
+  std::string cursor;
+  do {
+    ASSIGN_OR_RETURN(std::vector<StoredRequest> page, c_.store->ListRequests(&cursor, kSweepPage));
+    std::erase_if(page, [&](const StoredRequest& r) {
+      const auto record = r.record.ok() ? DecodeRequest(*r.record) : absl::StatusOr<RequestRecord>(r.record.status());
+      return !record.ok() || record->state == RequestState::kRunning ||
+             record->end_time + c_.options.request_ttl > c_.Now();
+    });
+    if (!page.empty()) RETURN_IF_ERROR(c_.store->RemoveRequests(page));
+  } while (!cursor.empty());
+  return absl::OkStatus();
+}
+
+void SessionManagerImpl::SweepLoop() {
+  for (;;) {
+    {
+      absl::MutexLock lock(&sweep_mu_);
+      if (sweep_mu_.AwaitWithTimeout(absl::Condition(&stop_), c_.options.sweep_interval)) return;
+    }
+    Sweep().IgnoreError();  // the store's health says the same to whoever asks
+  }
+}
+
+SessionCounters SessionManagerImpl::counters() const {
+  SessionCounters out;
+  c_.writer->FillCounters(&out);
+  out.snapshots_damaged = c_.damaged_snapshots;
+  out.expired_sessions = c_.expired;
+  return out;
+}
+
+}  // namespace smt

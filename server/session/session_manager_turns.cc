@@ -1,0 +1,153 @@
+// Beginning a turn: who may write, and what a request_id that was seen before gets.
+#include <algorithm>
+
+#include "model/base/status_macros.h"
+#include "server/base/strings.h"
+#include "server/session/session_manager_impl.h"
+
+namespace smt {
+
+absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::FindRequest(const SessionKey& key,
+                                                                             const std::string& request_id) {
+  const auto payload = c_.store->GetRequest(key, request_id);
+  if (absl::IsNotFound(payload.status())) return std::optional<RequestRecord>();
+  RETURN_IF_ERROR(payload.status());
+  auto record = DecodeRequest(*payload);
+  if (!record.ok()) {
+    return absl::Status(record.status().code(), StrCat("session '", key.id, "': request '", request_id,
+                                                       "': ", std::string(record.status().message())));
+  }
+  const bool forgotten =
+      record->state != RequestState::kRunning && record->end_time + c_.options.request_ttl <= c_.Now();
+  return forgotten ? std::optional<RequestRecord>() : *std::move(record);
+}
+
+absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view session_id, std::string_view request_id) {
+  RETURN_IF_ERROR(CheckSessionId(session_id));
+  RETURN_IF_ERROR(CheckRequestId(request_id));
+  const Entry entry = table_.Acquire(session_id);
+  absl::MutexLock lock(&entry->mu);
+  RETURN_IF_ERROR(Load(*entry));
+  if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
+  ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
+  if (!record) {
+    return absl::NotFoundError(StrCat("session '", session_id, "' has no request '", request_id,
+                                      "', or it ended longer ago than requests are remembered"));
+  }
+  return *std::move(record);
+}
+
+absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(SessionEntry& entry,
+                                                                             const TurnSpec& spec) {
+  std::optional<RequestRecord> record;
+  if (spec.request_id.empty()) return record;
+  const bool running = entry.in_turn && entry.request.request_id == spec.request_id;
+  if (running) {
+    record = entry.request;
+  } else {
+    ASSIGN_OR_RETURN(record, FindRequest(entry.key, spec.request_id));
+  }
+  if (record && record->semantic_hash != spec.semantic_hash) {
+    return absl::InvalidArgumentError(StrCat("request_id \"", spec.request_id, "\" was used on session '", entry.id,
+                                             "' for a request with another meaning; use a new one"));
+  }
+  if (running) {
+    record.reset();
+    if (!spec.wait) {
+      return absl::AbortedError(StrCat("request '", spec.request_id, "' on session '", entry.id, "' is still running"));
+    }
+  }
+  return record;
+}
+
+// Waits for its turn and checks the preconditions. Nothing returned: the session is ours, busy set.
+absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEntry& entry, const TurnSpec& spec) {
+  for (;;) {
+    RETURN_IF_ERROR(Load(entry));
+    ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
+    if (replay) return replay;
+    if (!entry.busy) break;
+    if (!spec.wait) return BusyError(entry.id);
+    const auto free = [](SessionEntry* e) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !e->busy; };
+    if (!entry.mu.AwaitWithDeadline(absl::Condition(+free, &entry), spec.deadline)) {
+      return absl::DeadlineExceededError(
+          StrCat("session '", entry.id, "' was being written by another request until the deadline"));
+    }
+  }
+  RETURN_IF_ERROR(c_.CheckModel(entry.id, entry.header));
+  RETURN_IF_ERROR(CheckEtag(entry.id, spec.etag, Etag(entry.key.uid, entry.header)));
+  if (spec.expected_position && *spec.expected_position != entry.header.position) {
+    return absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
+                                     ", the request expects ", *spec.expected_position));
+  }
+  entry.busy = entry.in_turn = true;
+  return std::optional<RequestRecord>();
+}
+
+absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
+  RETURN_IF_ERROR(CheckSessionId(spec.session_id));
+  RETURN_IF_ERROR(CheckRequestId(spec.request_id));
+  const Entry entry = table_.Acquire(spec.session_id);
+  const bool sync = spec.durability != Durability::kNone;
+  SessionInfo before;
+  std::shared_ptr<TurnProgress> progress;
+  std::shared_ptr<Outcome> outcome;
+  std::vector<int32_t> recent;
+  int64_t log_end = 0;
+  {
+    absl::MutexLock lock(&entry->mu);
+    ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, Claim(*entry, spec));
+    if (replay) return BeginTurnResult{nullptr, std::move(replay)};
+    SessionHeader& header = entry->header;
+    const int64_t head = header.position, m = c_.options.input_tokens;
+    if (head > 0 && m > 0) {
+      auto ids = c_.store->ReadLog(entry->key, header.branch, std::max<int64_t>(1, head - m + 1), head);
+      if (!ids.ok()) {
+        entry->Release();
+        return ids.status();
+      }
+      recent = *std::move(ids);
+    }
+    before = entry->Info();
+    before.active = false;
+    RequestRecord& request = entry->request;
+    request = {};
+    request.request_id = spec.request_id;
+    request.semantic_hash = std::move(spec.semantic_hash);
+    request.params = std::move(spec.params);
+    request.branch = header.branch;
+    request.start_position = head;
+    request.prompt_tokens = static_cast<int64_t>(spec.prompt.size());
+    request.seed = spec.seed;
+    request.durability = spec.durability;
+    request.create_time = c_.Now();
+    request.end_time = absl::InfiniteFuture();
+
+    SessionWrite write;
+    write.key = entry->key;
+    write.position = head;
+    write.branch = header.branch;
+    write.ids = std::move(spec.prompt);
+    log_end = entry->log_end = header.position = head + request.prompt_tokens;
+    header.turn_open = true;
+    header.open_request_id = spec.request_id;
+    Touch(&header);
+    progress = entry->progress = std::make_shared<TurnProgress>(header.durable_position);
+    if (sync) header.durable_position = log_end;  // true if it is ever read
+    write.header = EncodeHeader(header);
+    if (!spec.request_id.empty()) write.requests.emplace_back(spec.request_id, EncodeRequest(request));
+    outcome = Write(std::move(write), sync);
+  }
+  const absl::Status status = outcome->Wait();
+  if (!status.ok()) {
+    absl::MutexLock lock(&entry->mu);
+    entry->stale = true;
+    entry->Release();
+    return status;
+  }
+  if (sync) progress->Durable(log_end);
+  return BeginTurnResult{
+      MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(progress), spec.durability), std::nullopt};
+}
+
+}  // namespace smt

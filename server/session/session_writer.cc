@@ -1,0 +1,180 @@
+#include "server/session/session_writer.h"
+
+#include <utility>
+
+#include "absl/synchronization/notification.h"
+
+namespace smt {
+namespace {
+
+int64_t Bytes(const SnapshotRecord& s) { return static_cast<int64_t>(s.state->size()); }
+
+}  // namespace
+
+SessionWriter::SessionWriter(SessionStore& store, int64_t max_pending_snapshot_bytes)
+    : store_(store), max_snapshot_bytes_(max_pending_snapshot_bytes) {
+  write_thread_ = std::thread([this] { WriteLoop(); });
+  snapshot_thread_ = std::thread([this] { SnapshotLoop(); });
+}
+
+SessionWriter::~SessionWriter() {
+  {
+    absl::MutexLock lock(&mu_);
+    stop_ = true;
+  }
+  write_thread_.join();
+  {
+    absl::MutexLock lock(&snapshot_mu_);
+    stop_snapshots_ = true;
+  }
+  snapshot_thread_.join();
+}
+
+void SessionWriter::Enqueue(SessionWrite write, bool sync, Done done) {
+  Item item;
+  item.write = std::move(write);
+  item.sync = sync;
+  item.done = std::move(done);
+  absl::MutexLock lock(&mu_);
+  queue_.push_back(std::move(item));
+}
+
+void SessionWriter::EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot) {
+  if (snapshot_bytes_.load() + Bytes(snapshot) > max_snapshot_bytes_) {
+    ++dropped_;
+    return;
+  }
+  snapshot_bytes_ += Bytes(snapshot);
+  Item item;
+  item.kind = Item::Kind::kSnapshot;
+  item.key = key;
+  item.snapshot = std::move(snapshot);
+  absl::MutexLock lock(&mu_);
+  queue_.push_back(std::move(item));
+}
+
+void SessionWriter::Drain() {
+  absl::Notification done;
+  {
+    Item item;
+    item.kind = Item::Kind::kBarrier;
+    item.done = [&](const absl::Status&) { done.Notify(); };
+    absl::MutexLock lock(&mu_);
+    queue_.push_back(std::move(item));
+  }
+  done.WaitForNotification();
+}
+
+absl::Status SessionWriter::Flush() {
+  Drain();
+  {
+    absl::MutexLock lock(&snapshot_mu_);
+    snapshot_mu_.Await(absl::Condition(this, &SessionWriter::SnapshotsIdle));
+  }
+  const auto statuses = store_.Commit({}, true);
+  return statuses.empty() ? store_.Health() : statuses[0];
+}
+
+std::optional<SnapshotRecord> SessionWriter::WaitingSnapshot(uint64_t uid, int64_t branch, int64_t max_position) {
+  const auto fits = [&](const SnapshotRecord& s) { return s.branch == branch && s.position <= max_position; };
+  absl::MutexLock lock(&snapshot_mu_);
+  auto it = waiting_.find(uid);
+  if (it != waiting_.end() && fits(it->second.snapshot)) return it->second.snapshot;
+  if (writing_ && writing_->key.uid == uid && fits(writing_->snapshot)) return writing_->snapshot;
+  return std::nullopt;
+}
+
+void SessionWriter::FillCounters(SessionCounters* c) const {
+  c->group_commits = commits_;
+  c->synced_commits = synced_;
+  c->committed_writes = writes_;
+  c->snapshots_written = snapshots_;
+  c->snapshots_dropped = dropped_;
+  c->store_errors = errors_;
+}
+
+void SessionWriter::WriteLoop() {
+  for (;;) {
+    std::deque<Item> group;
+    {
+      absl::MutexLock lock(&mu_);
+      mu_.Await(absl::Condition(this, &SessionWriter::HasWork));
+      if (queue_.empty()) return;  // stopped
+      group.swap(queue_);
+    }
+    CommitGroup(std::move(group));
+  }
+}
+
+void SessionWriter::CommitGroup(std::deque<Item> group) {
+  std::vector<SessionWrite> writes;
+  bool sync = false;
+  for (Item& item : group) {
+    if (item.kind != Item::Kind::kWrite) continue;
+    writes.push_back(std::move(item.write));
+    sync |= item.sync;
+  }
+  std::vector<absl::Status> statuses;
+  if (!writes.empty()) {
+    statuses = store_.Commit(writes, sync);
+    ++commits_;
+    synced_ += sync;
+    writes_ += static_cast<int64_t>(writes.size());
+  }
+  size_t at = 0;
+  for (Item& item : group) {
+    switch (item.kind) {
+      case Item::Kind::kWrite: {
+        const absl::Status& status = statuses[at++];
+        errors_ += !status.ok();
+        if (item.done) item.done(status);
+        break;
+      }
+      case Item::Kind::kBarrier:
+        item.done(absl::OkStatus());
+        break;
+      case Item::Kind::kSnapshot: {
+        absl::MutexLock lock(&snapshot_mu_);
+        auto [it, fresh] = waiting_.try_emplace(item.key.uid);
+        if (!fresh) {
+          snapshot_bytes_ -= Bytes(it->second.snapshot);
+          ++dropped_;
+        }
+        it->second = {std::move(item.key), std::move(item.snapshot)};
+        break;
+      }
+    }
+  }
+}
+
+void SessionWriter::SnapshotLoop() {
+  for (;;) {
+    Waiting next;
+    {
+      absl::MutexLock lock(&snapshot_mu_);
+      snapshot_mu_.Await(absl::Condition(this, &SessionWriter::HasSnapshots));
+      if (waiting_.empty()) return;  // stopped
+      next = waiting_.begin()->second;
+      writing_ = next;
+      waiting_.erase(waiting_.begin());
+    }
+    WriteSnapshot(next.key, next.snapshot);
+    snapshot_bytes_ -= Bytes(next.snapshot);
+    absl::MutexLock lock(&snapshot_mu_);
+    writing_.reset();
+  }
+}
+
+void SessionWriter::WriteSnapshot(const SessionKey& key, const SnapshotRecord& s) {
+  // A state of ids that never reached the log would be wrong for what is appended there later.
+  const auto end = store_.LogEnd(key, s.branch);
+  absl::Status status = end.status();
+  if (end.ok() && *end >= s.position) {
+    status = store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s), 2);
+    if (status.ok()) ++snapshots_;
+  }
+  if (!status.ok() && !absl::IsNotFound(status)) ++errors_;
+  if (!status.ok() || *end < s.position) ++dropped_;
+}
+
+}  // namespace smt

@@ -1,0 +1,86 @@
+// Two threads between sessions and the store. The first commits writes in the order they came: all that arrived during
+// one sync form the next group. The second writes snapshots, each after the log it rests on, without holding up
+// anyone's sync.
+//
+// Thread-safe. Enqueue never blocks on I/O.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "server/session/session_record.h"
+#include "server/store/session_store.h"
+
+namespace smt {
+
+class SessionWriter {
+ public:
+  using Done = std::function<void(const absl::Status&)>;
+
+  SessionWriter(SessionStore& store, int64_t max_pending_snapshot_bytes);
+  ~SessionWriter();  // after everything queued was written
+
+  // `done` runs on the writer thread when the write is committed (and on disk, with `sync`) or has failed.
+  void Enqueue(SessionWrite write, bool sync, Done done);
+  // Kept as one of the session's newest snapshots if the log reaches it. The newest waiting one of a session replaces
+  // others.
+  void EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot);
+
+  void Drain();          // returns when every write enqueued before is committed
+  absl::Status Flush();  // the same, snapshots included, all of it synced
+
+  // The waiting snapshot of this session and branch with the largest position, if that is at most `max_position`.
+  std::optional<SnapshotRecord> WaitingSnapshot(uint64_t uid, int64_t branch, int64_t max_position);
+
+  void FillCounters(SessionCounters* counters) const;
+
+ private:
+  struct Item {
+    enum class Kind { kWrite, kBarrier, kSnapshot } kind = Kind::kWrite;
+    SessionWrite write;
+    bool sync = false;
+    Done done;
+    SessionKey key;
+    SnapshotRecord snapshot;
+  };
+
+  void WriteLoop();
+  void CommitGroup(std::deque<Item> group);
+  void SnapshotLoop();
+  void WriteSnapshot(const SessionKey& key, const SnapshotRecord& snapshot);
+  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || !queue_.empty(); }
+  bool HasSnapshots() const ABSL_SHARED_LOCKS_REQUIRED(snapshot_mu_) { return stop_snapshots_ || !waiting_.empty(); }
+  bool SnapshotsIdle() const ABSL_SHARED_LOCKS_REQUIRED(snapshot_mu_) { return waiting_.empty() && !writing_; }
+
+  SessionStore& store_;
+  const int64_t max_snapshot_bytes_;
+
+  absl::Mutex mu_;
+  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
+
+  struct Waiting {
+    SessionKey key;
+    SnapshotRecord snapshot;
+  };
+  absl::Mutex snapshot_mu_;
+  bool stop_snapshots_ ABSL_GUARDED_BY(snapshot_mu_) = false;
+  std::map<uint64_t, Waiting> waiting_ ABSL_GUARDED_BY(snapshot_mu_);  // by uid
+  std::optional<Waiting> writing_ ABSL_GUARDED_BY(snapshot_mu_);
+
+  std::atomic<int64_t> snapshot_bytes_{0};  // queued or waiting
+  std::atomic<int64_t> commits_{0}, synced_{0}, writes_{0}, snapshots_{0}, dropped_{0}, errors_{0};
+
+  std::thread write_thread_, snapshot_thread_;
+};
+
+}  // namespace smt

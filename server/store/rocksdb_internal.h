@@ -1,0 +1,40 @@
+// What rocksdb_open.cc and rocksdb_store.cc share. Not for others.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/store/rocksdb_store.h"
+
+namespace smt::store_internal {
+
+struct Families {
+  rocksdb::ColumnFamilyHandle* sessions = nullptr;
+  rocksdb::ColumnFamilyHandle* log = nullptr;
+  rocksdb::ColumnFamilyHandle* requests = nullptr;
+  rocksdb::ColumnFamilyHandle* snapshots = nullptr;
+};
+
+struct OpenedDb {
+  std::unique_ptr<rocksdb::DB> db;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;  // to be destroyed before db
+  Families cf;
+};
+
+// Checks the directory and its format, then opens the database.
+absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options);
+
+// Keys sort by id, then as numbers. A NUL ends the id, which cannot hold one.
+std::string SessionDbKey(const SessionKey& key);
+std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position);
+std::string RequestKey(uint64_t uid, std::string_view request_id);
+std::string UidPrefix(uint64_t uid);
+// The first key after all that begin with `prefix`; empty if there is none.
+std::string PrefixEnd(std::string prefix);
+
+}  // namespace smt::store_internal

@@ -1,0 +1,205 @@
+// Opening the store's directory: every way in which it may be unusable gets its own sentence, before RocksDB touches
+// it.
+#include <fcntl.h>
+#include <rocksdb/cache.h>
+#include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/table.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+
+#include "model/base/status_macros.h"
+#include "server/base/strings.h"
+#include "server/store/record_format.h"
+#include "server/store/rocksdb_internal.h"
+
+namespace smt::store_internal {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view kFormatPrefix = "smt-session-store ";
+
+absl::Status CannotUse(std::string_view dir, std::string_view why) {
+  return absl::FailedPreconditionError(StrCat("store directory '", dir, "' cannot be used: ", why));
+}
+
+absl::Status CheckDirectory(const std::string& dir) {
+  if (dir.empty()) return absl::InvalidArgumentError("the store directory must be named, got an empty path");
+  std::error_code ec;
+  const fs::file_status st = fs::status(dir, ec);
+  if (fs::exists(st) && !fs::is_directory(st)) return CannotUse(dir, "it is not a directory");
+  fs::create_directories(dir, ec);
+  if (ec) return CannotUse(dir, StrCat("it does not exist and cannot be made: ", ec.message()));
+  if (::access(dir.c_str(), R_OK | W_OK | X_OK) != 0) {
+    return CannotUse(dir, StrCat("it must be readable and writable by user ", ::geteuid(), ": ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+// Written to a temporary name, synced and renamed: FORMAT is whole or absent.
+absl::Status WriteFormat(const std::string& dir) {
+  const std::string tmp = dir + "/FORMAT.tmp", path = dir + "/FORMAT";
+  const std::string text = StrCat(kFormatPrefix, kStoreFormatVersion, "\n");
+  const int fd = ::open(tmp.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644);
+  bool ok = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::fsync(fd) == 0;
+  int error = errno;
+  if (fd >= 0) ::close(fd);
+  if (ok && ::rename(tmp.c_str(), path.c_str()) != 0) {
+    ok = false;
+    error = errno;
+  }
+  if (!ok) return CannotUse(dir, StrCat("writing FORMAT failed: ", std::strerror(error)));
+  const int dir_fd = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir_fd >= 0) {
+    ::fsync(dir_fd);
+    ::close(dir_fd);
+  }
+  return absl::OkStatus();
+}
+
+bool HoldsTables(const fs::path& db) {
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(db, ec)) {
+    const std::string ext = entry.path().extension().string();
+    if (ext == ".sst" || ext == ".blob") return true;
+  }
+  return false;
+}
+
+absl::Status CheckFormat(const std::string& dir) {
+  std::error_code ec;
+  const fs::path db = fs::path(dir) / "rocksdb";
+  const bool has_db = fs::exists(db / "CURRENT", ec);
+  std::ifstream in(dir + "/FORMAT");
+  if (!in) {
+    if (has_db) return CannotUse(dir, "it holds a database but no FORMAT file, so this is not a session store");
+    return WriteFormat(dir);
+  }
+  std::stringstream text;
+  text << in.rdbuf();
+  const std::string line = text.str();
+  int version = 0;
+  if (!line.starts_with(kFormatPrefix) || !absl::SimpleAtoi(line.substr(kFormatPrefix.size()), &version) ||
+      version < 1) {
+    return absl::DataLossError(
+        StrCat("store directory '", dir, "': FORMAT must read \"", kFormatPrefix, "<number>\", it is damaged"));
+  }
+  if (version > kStoreFormatVersion) {
+    return CannotUse(dir, StrCat("its format is version ", version, ", this server reads up to version ",
+                                 kStoreFormatVersion, "; use the newer server"));
+  }
+  // RocksDB would begin an empty database and remove the files it does not know.
+  if (!has_db && HoldsTables(db)) {
+    return absl::DataLossError(StrCat("store directory '", dir, "': rocksdb/CURRENT is missing beside its tables"));
+  }
+  return absl::OkStatus();
+}
+
+rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
+  rocksdb::DBOptions db;
+  if (options.env != nullptr) db.env = options.env;
+  db.create_if_missing = true;
+  db.create_missing_column_families = true;
+  db.paranoid_checks = true;
+  db.max_bgerror_resume_count = 0;  // a failed sync is never retried
+  // A torn last record is what a crash leaves. Damage anywhere else must be told, not skipped: it was acknowledged.
+  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  db.max_total_wal_size = uint64_t{256} << 20;
+  db.bytes_per_sync = 1 << 20;
+  db.max_background_jobs = 2;
+  db.max_open_files = 512;
+  db.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;  // its log is bounded: 4 files of 4 MiB
+  db.max_log_file_size = 4 << 20;
+  db.keep_log_file_num = 4;
+  db.stats_dump_period_sec = 0;
+  db.stats_persist_period_sec = 0;
+  return db;
+}
+
+absl::Status OpenError(const std::string& dir, const rocksdb::Status& s) {
+  const std::string text = s.ToString();
+  if (s.IsIOError() && text.find("LOCK") != std::string::npos) {
+    return CannotUse(dir, StrCat("another server holds it (", text, ")"));
+  }
+  if (s.IsNoSpace()) return absl::ResourceExhaustedError(StrCat("store directory '", dir, "': ", text));
+  if (s.IsCorruption()) {
+    return absl::DataLossError(StrCat("store directory '", dir, "': its database is damaged: ", text));
+  }
+  return CannotUse(dir, text);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
+  RETURN_IF_ERROR(CheckDirectory(options.dir));
+  RETURN_IF_ERROR(CheckFormat(options.dir));
+
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(static_cast<size_t>(options.block_cache_bytes));
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  rocksdb::ColumnFamilyOptions small;
+  small.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  small.write_buffer_size = 16 << 20;
+  small.compression = rocksdb::kNoCompression;
+  rocksdb::ColumnFamilyOptions blobs = small;
+  blobs.enable_blob_files = true;
+  blobs.min_blob_size = 4096;
+  blobs.blob_file_size = uint64_t{64} << 20;
+  blobs.enable_blob_garbage_collection =
+      true;  // each session keeps its newest snapshots only: most of a file dies soon
+  blobs.blob_garbage_collection_age_cutoff = 0.25;
+  blobs.blob_garbage_collection_force_threshold = 0.5;
+  blobs.write_buffer_size = 32 << 20;
+
+  const std::vector<rocksdb::ColumnFamilyDescriptor> families = {{rocksdb::kDefaultColumnFamilyName, small},
+                                                                 {"sessions", small},
+                                                                 {"log", small},
+                                                                 {"requests", small},
+                                                                 {"snapshots", blobs}};
+  OpenedDb out;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status s =
+      rocksdb::DB::Open(DbOptions(options), options.dir + "/rocksdb", families, &out.handles, &db);
+  if (!s.ok()) return OpenError(options.dir, s);
+  out.db.reset(db);
+  out.cf = {out.handles[1], out.handles[2], out.handles[3], out.handles[4]};
+  return out;
+}
+
+std::string SessionDbKey(const SessionKey& key) {
+  std::string out = key.id;
+  out.push_back('\0');
+  AppendBigEndian(&out, key.uid);
+  return out;
+}
+
+std::string UidPrefix(uint64_t uid) {
+  std::string out;
+  AppendBigEndian(&out, uid);
+  return out;
+}
+
+std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position) {
+  std::string out = UidPrefix(uid);
+  AppendBigEndian(&out, static_cast<uint64_t>(branch));
+  AppendBigEndian(&out, static_cast<uint64_t>(position));
+  return out;
+}
+
+std::string RequestKey(uint64_t uid, std::string_view request_id) { return UidPrefix(uid).append(request_id); }
+
+std::string PrefixEnd(std::string prefix) {
+  while (!prefix.empty() && prefix.back() == '\xff') prefix.pop_back();
+  if (!prefix.empty()) prefix.back() = static_cast<char>(static_cast<uint8_t>(prefix.back()) + 1);
+  return prefix;
+}
+
+}  // namespace smt::store_internal
