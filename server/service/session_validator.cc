@@ -1,0 +1,95 @@
+#include <algorithm>
+
+#include "server/base/strings.h"
+#include "server/service/names.h"
+#include "server/service/proto_time.h"
+#include "server/service/validators.h"
+
+namespace smt {
+namespace {
+
+constexpr size_t kMaxLabelKey = 63;
+constexpr size_t kMaxLabelValue = 256;
+
+bool IsLabelKey(std::string_view key) {
+  return !key.empty() && key.size() <= kMaxLabelKey && std::all_of(key.begin(), key.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+  });
+}
+
+void CheckSession(const v1::Session& session, const RequestLimits& limits, Violations* violations) {
+  if (session.has_ttl()) {
+    const auto ttl = FromProto(session.ttl());
+    if (!ttl || *ttl <= absl::ZeroDuration()) {
+      violations->Add("session.ttl", StrCat("is ", session.ttl().seconds(), " s ", session.ttl().nanos(),
+                                            " ns; allowed is more than 0, or unset for ever"));
+    }
+  }
+  if (session.labels_size() > static_cast<size_t>(limits.max_labels)) {
+    violations->Add("session.labels",
+                    StrCat("has ", session.labels_size(), " entries; allowed are at most ", limits.max_labels));
+    return;
+  }
+  for (const auto& [key, value] : session.labels()) {
+    if (!IsLabelKey(key)) {
+      violations->Add("session.labels",
+                      StrCat("has the key ", ShowValue(key), "; allowed are 1 to 63 characters of [a-z0-9_.-]"));
+    } else if (value.size() > kMaxLabelValue) {
+      violations->Add(StrCat("session.labels[", key, "]"),
+                      StrCat("is ", ShowValue(value), ", ", value.size(), " bytes long; allowed are at most 256"));
+    }
+  }
+}
+
+void CheckRequestId(std::string_view request_id, Violations* violations) {
+  if (request_id.empty() || IsValidRequestId(request_id)) return;
+  violations->Add("request_id",
+                  StrCat("is ", ShowValue(request_id), "; allowed are 1 to 64 characters of [A-Za-z0-9_.:-]"));
+}
+
+}  // namespace
+
+void ValidateSessionName(const std::string& field, std::string_view name, Violations* violations) {
+  if (ParseSessionName(name)) return;
+  violations->Add(field,
+                  StrCat("is ", ShowValue(name),
+                         "; allowed is sessions/{id} with an id of 1 to 63 characters of [a-z0-9_.-] that begins "
+                         "with a letter or digit"));
+}
+
+void ValidatePage(int32_t page_size, Violations* violations) {
+  if (page_size < 0) {
+    violations->Add("page_size",
+                    StrCat("is ", page_size, "; allowed is 0 (means 50) or more (1000 are returned at most)"));
+  }
+}
+
+void ValidateCreateSession(const v1::CreateSessionRequest& request, const RequestLimits& limits,
+                           Violations* violations) {
+  if (!request.session_id().empty() && !IsValidSessionId(request.session_id())) {
+    violations->Add("session_id",
+                    StrCat("is ", ShowValue(request.session_id()),
+                           "; allowed are 1 to 63 characters of [a-z0-9_.-], the first a letter or digit"));
+  }
+  CheckSession(request.session(), limits, violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateUpdateSession(const v1::UpdateSessionRequest& request, const RequestLimits& limits,
+                           Violations* violations) {
+  ValidateSessionName("session.name", request.session().name(), violations);
+  CheckSession(request.session(), limits, violations);
+  for (const std::string& path : request.update_mask().paths()) {
+    if (path != "ttl" && path != "labels" && path != "*") {
+      violations->Add("update_mask", StrCat("has the path ", ShowValue(path), "; allowed are ttl, labels and *"));
+    }
+  }
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateDeleteSession(const v1::DeleteSessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+}  // namespace smt
