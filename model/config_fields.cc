@@ -20,10 +20,9 @@ std::string AllowedText(const Real& allowed) {
   return Cat("a number in ", allowed.min_allowed ? "[" : "(", ShowReal(allowed.min), ", ", ShowReal(allowed.max), "]");
 }
 
-std::string ShowValue(std::string_view value) {
-  constexpr size_t kShown = 64;
-  if (value.size() <= kShown) return absl::CHexEscape(ToAbsl(value));
-  return Cat(absl::CHexEscape(ToAbsl(value.substr(0, kShown))), "...");
+std::string ShowValue(std::string_view value, size_t shown) {
+  if (value.size() <= shown) return absl::CHexEscape(ToAbsl(value));
+  return Cat(absl::CHexEscape(ToAbsl(value.substr(0, shown))), "...");
 }
 
 std::string Violation(std::string_view field, std::string_view value, std::string_view allowed) {

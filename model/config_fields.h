@@ -50,8 +50,8 @@ std::string AllowedText(const Integer& allowed);  // "an integer in [1, 65536]"
 std::string AllowedText(const Real& allowed);     // "a number in (0, 1]"
 std::string ShowReal(double value);               // shortest text that reads back the same
 std::string Violation(std::string_view field, std::string_view value, std::string_view allowed);
-// As a violation shows values of strangers: at most 64 bytes.
-std::string ShowValue(std::string_view value);
+// As a violation shows values of strangers: escaped, at most `shown` bytes.
+std::string ShowValue(std::string_view value, size_t shown = 64);
 
 // Collects the fields that are out of range.
 class RangeChecker {

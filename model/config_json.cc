@@ -21,6 +21,10 @@ std::string Show(const nlohmann::json& value) {
   return text;
 }
 
+absl::Status TooDeep() {
+  return absl::InvalidArgumentError(Cat("the JSON text is nested deeper than ", kMaxDepth, " levels"));
+}
+
 }  // namespace
 
 const nlohmann::json* JsonFieldReader::Find(std::string_view name) {
@@ -138,15 +142,14 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text) {
   };
   try {
     nlohmann::json root = nlohmann::json::parse(text, limit_depth);
-    if (too_deep) {
-      return absl::InvalidArgumentError(Cat("the JSON text is nested deeper than ", kMaxDepth, " levels"));
-    }
+    if (too_deep) return TooDeep();
     if (!root.is_object()) {
       return absl::InvalidArgumentError(Cat("the JSON text is ", Show(root), ", must be an object"));
     }
     return root;
   } catch (const nlohmann::json::exception& e) {
-    return absl::InvalidArgumentError(Cat("the text is not JSON: ", ShowValue(e.what())));
+    if (too_deep) return TooDeep();
+    return absl::InvalidArgumentError(Cat("the text is not JSON: ", ShowValue(e.what(), 200)));
   }
 }
 

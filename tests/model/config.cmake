@@ -1,0 +1,4 @@
+set(config_tests ${CMAKE_SOURCE_DIR}/tests/model)
+smt_test(smt_config_test
+  SRCS ${config_tests}/config_test.cc ${config_tests}/training_config_test.cc ${config_tests}/cost_model_test.cc
+  DEPS smt_config smt_testing nlohmann_json::nlohmann_json LABELS model)
