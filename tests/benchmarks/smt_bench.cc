@@ -1,0 +1,48 @@
+// smt_bench: the project's figures, each a ratio of two things measured alternately in one run. JSON on stdout.
+#include <functional>
+#include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "tests/benchmarks/model_bench.h"
+#include "tests/benchmarks/server_bench.h"
+
+int main(int argc, char** argv) {
+  using nlohmann::json;
+  smt::bench::ModelBenchOptions options;
+  std::vector<std::string> only;
+  bool quick = false;
+  CLI::App app("Measures SMT Serve. Prints one JSON object; progress goes to stderr.");
+  app.add_option("--model_dir", options.model_dir, "Model folder")->capture_default_str();
+  app.add_option("--device", options.device, "cpu or cuda:N, for what runs in this process")->capture_default_str();
+  app.add_option("--rounds", options.rounds, "Rounds of each comparison; the median counts")->capture_default_str();
+  app.add_option("--only", only, "Names of figures to measure; may be repeated. Default: all");
+  app.add_flag("--quick", quick, "Fewer tokens: whether it works, not what it gives");
+  CLI11_PARSE(app, argc, argv);
+  const int scale = quick ? 20 : 1;
+
+  const std::vector<std::pair<std::string, std::function<json()>>> figures = {
+      {"engine_over_model_1", [&] { return EngineOverModel(options, 1, 2000 / scale); }},
+      {"engine_over_model_16", [&] { return EngineOverModel(options, 16, 400 / scale); }},
+      {"engine_over_model_64", [&] { return EngineOverModel(options, 64, 160 / scale); }},
+      {"server_over_engine_16", [&] { return ServerOverEngine(options, 16, 600 / scale); }},
+      {"flat_cost", [&] { return FlatCost(options, 1000, 100000 / scale, 800 / scale); }},
+      {"hop_over_slide", [&] { return HopOverSlide(options, 320 / scale); }},
+      {"continue_after_restart", [&] { return ContinueAfterRestart(options, 60 / scale + 1, 700); }},
+      {"ingest_over_step", [&] { return IngestOverStep(options, 100000 / scale); }},
+      {"determinism_price_1", [&] { return DeterminismPrice(options, 1, 800 / scale); }},
+      {"determinism_price_16", [&] { return DeterminismPrice(options, 16, 160 / scale); }},
+      {"determinism_price_64", [&] { return DeterminismPrice(options, 64, 64 / scale + 2); }},
+  };
+  json result;
+  for (const auto& [name, measure] : figures) {
+    if (!only.empty() && std::find(only.begin(), only.end(), name) == only.end()) continue;
+    std::cerr << name << " … " << std::flush;
+    result[name] = measure();
+    std::cerr << result[name].dump() << "\n";
+  }
+  std::cout << result.dump(1) << "\n";
+  return 0;
+}
