@@ -23,7 +23,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/engine/executor.h"
-#include "server/engine/sampling_params.h"
+#include "model/sampling/sampling_params.h"
 #include "server/session/state_buffer.h"
 
 namespace smt {

@@ -18,7 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/engine/sampling_params.h"
+#include "model/sampling/sampling_params.h"
 
 namespace smt {
 

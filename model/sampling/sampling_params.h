@@ -1,4 +1,5 @@
-// How the next id is drawn from logits, and what is reported about it. Plain values, shared by host and device samplers.
+// How the next id is drawn from logits, and what is reported about it. Plain values, shared by host and device
+// samplers.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +19,16 @@ struct SamplingParams {
   float presence_penalty = 0.0f;    // [-2, 2]; generated ids
   float frequency_penalty = 0.0f;   // [-2, 2]; generated ids
   std::vector<std::pair<int32_t, float>> logit_bias;
-  uint64_t seed = 0;                          // with the position, the whole of the randomness
-  int64_t min_tokens = 0;                     // before that many generated ids, `masked_until_min_tokens` cannot be drawn
+  uint64_t seed = 0;       // with the position, the whole of the randomness
+  int64_t min_tokens = 0;  // before that many generated ids, `masked_until_min_tokens` cannot be drawn
   std::vector<int32_t> masked_until_min_tokens;
-  int32_t top_logprobs = -1;                  // -1: no log-probabilities; 0: of the drawn id; k: and of the k likeliest
+  int32_t top_logprobs = -1;  // -1: no log-probabilities; 0: of the drawn id; k: and of the k likeliest
 };
 
 // The model's own log-probabilities: before bias, penalties and temperature.
 struct TokenLogprobs {
-  float logprob = 0;                                // of the id itself, natural logarithm
-  std::vector<std::pair<int32_t, float>> top;       // likeliest first, ties to the lower id
+  float logprob = 0;                           // of the id itself, natural logarithm
+  std::vector<std::pair<int32_t, float>> top;  // likeliest first, ties to the lower id
 };
 
 }  // namespace smt
