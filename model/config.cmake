@@ -4,3 +4,11 @@ smt_library(smt_config
        training_config.cc
   DEPS smt_model_base absl::status absl::statusor absl::strings absl::str_format
   PRIVATE_DEPS nlohmann_json::nlohmann_json)
+
+smt_library(smt_sha256 SRCS base/sha256.cc PRIVATE_DEPS OpenSSL::Crypto)
+
+# smt_checkpoint: a model folder opened for reading, weights mapped and checked.
+smt_library(smt_checkpoint
+  SRCS checkpoint.cc
+  DEPS smt_config smt_io
+  PRIVATE_DEPS smt_sha256 nlohmann_json::nlohmann_json)
