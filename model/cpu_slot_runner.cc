@@ -8,6 +8,7 @@
 #include "model/cpu_slot_runner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -27,6 +28,14 @@ namespace {
 
 constexpr int64_t kMaxRows = 1024;  // of one pass through the transformer
 constexpr int64_t kMaxWrites = 64;  // of one pass through the SSM
+
+class Stopwatch {
+ public:
+  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 class CpuSlotRunner final : public SlotRunner {
  public:
@@ -62,6 +71,11 @@ class CpuSlotRunner final : public SlotRunner {
   void Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) override;
   void Logits(std::span<const int32_t> slots, float* logits) override;
   void SetWriteObserver(std::function<void(const WriteEvent&)> observer) override { observer_ = std::move(observer); }
+  int64_t slot_bytes() const override {
+    return static_cast<int64_t>(layout_.bytes()) +
+           (transformer_->cache_floats() + config_.d_model) * static_cast<int64_t>(sizeof(float));
+  }
+  Timings TakeTimings() override { return std::exchange(timings_, {}); }
 
  private:
   struct Slot {
@@ -110,6 +124,7 @@ class CpuSlotRunner final : public SlotRunner {
   const ops::PackedLinear head_;
   std::vector<Slot> slots_;
   std::function<void(const WriteEvent&)> observer_;
+  Timings timings_;
 
   // Working memory of one call.
   std::vector<Pending> pending_;
@@ -214,6 +229,7 @@ void CpuSlotRunner::BeginWrite(int32_t index) {
 
 void CpuSlotRunner::FinishWrites() {
   if (pending_.empty()) return;
+  const Stopwatch watch;
   const int64_t d = config_.d_model, w = config_.window(), n = config_.n_ssm_outputs;
   const int64_t count = static_cast<int64_t>(pending_.size());
   pool_weights_.assign(static_cast<size_t>(count * w), 0.0f);
@@ -243,6 +259,7 @@ void CpuSlotRunner::FinishWrites() {
   }
   pending_.clear();
   writes_.clear();
+  timings_.write += watch.Seconds();
 }
 
 void CpuSlotRunner::Ingest(std::span<const Chunk> chunks) {
@@ -310,6 +327,7 @@ void CpuSlotRunner::RowsOf(Slot& slot) {
 
 void CpuSlotRunner::RunRows() {
   if (rows_.empty()) return;
+  const Stopwatch watch;
   const int64_t d = config_.d_model;
   x_.Resize(static_cast<int64_t>(rows_.size()), d);
   pool_.For((static_cast<int64_t>(rows_.size()) + 7) / 8, [&](int64_t piece) {
@@ -329,6 +347,10 @@ void CpuSlotRunner::RunRows() {
     const float* output = outputs_.row(static_cast<int64_t>(i));
     refreshed_[i]->output.assign(output, output + d);
   }
+  // Rows of both kinds share the matrix products, so time is divided by their numbers.
+  const double newest = static_cast<double>(refreshed_.size()) / static_cast<double>(rows_.size());
+  timings_.decode += watch.Seconds() * newest;
+  timings_.refill += watch.Seconds() * (1 - newest);
   rows_.clear();
   inputs_.clear();
   refreshed_.clear();
@@ -347,12 +369,14 @@ void CpuSlotRunner::Refresh(std::span<const int32_t> slots) {
 }
 
 void CpuSlotRunner::Head(std::span<const int32_t> slots, float* logits) {
+  const Stopwatch watch;
   const int64_t count = static_cast<int64_t>(slots.size()), d = config_.d_model;
   outputs_.Resize(count, d);
   for (int64_t i = 0; i < count; ++i) {
     std::memcpy(outputs_.row(i), At(slots[i]).output.data(), static_cast<size_t>(d) * sizeof(float));
   }
   head_.Forward(kernels_, pool_, outputs_.data(), outputs_.stride(), count, logits, config_.vocab_size);
+  timings_.decode += watch.Seconds();
 }
 
 void CpuSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) {

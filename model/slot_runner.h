@@ -1,5 +1,5 @@
-// SlotRunner: a Stride Memory Transformer stepping many sessions at once. A slot holds one session's fixed-size state on
-// the device; sessions in one call may be at any phase (t mod s). Two implementations, tested for equality:
+// SlotRunner: a Stride Memory Transformer stepping many sessions at once. A slot holds one session's fixed-size state
+// on the device; sessions in one call may be at any phase (t mod s). Two implementations, tested for equality:
 //   TorchSlotRunner  LibTorch operators, any LibTorch device; reads like the paper
 //   CpuSlotRunner    our own batch-invariant float32 CPU kernels (model/ops); what the server runs on a CPU
 //
@@ -36,6 +36,13 @@ class SlotRunner {
     std::span<const float> ssm_output;    // [D]
   };
 
+  // Seconds spent on each part of Step and Logits since the last TakeTimings.
+  struct Timings {
+    double write = 0;   // pooling, SSM
+    double refill = 0;  // window rows other than the newest token's
+    double decode = 0;  // the newest token's rows and the LM head
+  };
+
   virtual ~SlotRunner() = default;
 
   virtual const StrideHybridConfig& config() const = 0;
@@ -46,10 +53,10 @@ class SlotRunner {
   virtual std::string numerics_id() const = 0;
 
   virtual int64_t position(int32_t slot) const = 0;
-  virtual void Reset(int32_t slot) = 0;                                        // t = 0, empty
-  virtual void Load(int32_t slot, std::span<const std::byte> state) = 0;       // layout().bytes()
+  virtual void Reset(int32_t slot) = 0;                                   // t = 0, empty
+  virtual void Load(int32_t slot, std::span<const std::byte> state) = 0;  // layout().bytes()
   virtual void Save(int32_t slot, std::span<std::byte> state) = 0;
-  virtual void Copy(int32_t from, int32_t to) = 0;                             // fork
+  virtual void Copy(int32_t from, int32_t to) = 0;  // fork
 
   // Appends each chunk's ids, writing at stride boundaries; no logits. Each slot at most once in a call.
   virtual void Ingest(std::span<const Chunk> chunks) = 0;
@@ -61,6 +68,11 @@ class SlotRunner {
 
   // Called after each write, from the driving thread. Costs a copy of each output while set.
   virtual void SetWriteObserver(std::function<void(const WriteEvent&)> observer) = 0;
+
+  // Memory that a slot costs, derived state included.
+  virtual int64_t slot_bytes() const { return static_cast<int64_t>(layout().bytes()); }
+  // All zeros from a runner that does not measure.
+  virtual Timings TakeTimings() { return {}; }
 };
 
 }  // namespace smt

@@ -30,43 +30,45 @@ enum class Want : uint8_t {
 
 struct PlanItem {
   int32_t slot = 0;
-  bool append_last_sampled = false;      // first append the id this slot drew last
-  std::span<const int32_t> ids;          // then these; valid until the ticket is polled. Both empty with kSample:
-                                         // draw from the logits of the present position (t >= 1)
+  bool append_last_sampled = false;  // first append the id this slot drew last
+  std::span<const int32_t> ids;      // then these; valid until the ticket is polled. Both empty with kSample:
+                                     // draw from the logits of the present position (t >= 1)
   Want want = Want::kNothing;
-  std::span<const int32_t> targets;      // kScore: targets[i] is scored after ids[i]; or, when ids is empty, one target
-                                         // scored at the present position (t >= 1)
-  int32_t top_logprobs = -1;             // kScore: alternatives for each target
+  std::span<const int32_t> targets;  // kScore: targets[i] is scored after ids[i]; or, when ids is empty, one target
+                                     // scored at the present position (t >= 1)
+  int32_t top_logprobs = -1;         // kScore: alternatives for each target
 };
 
 struct ItemResult {
-  bool deferred = false;                 // nothing was done for this item; submit it again
-  int32_t id = -1;                       // kSample
-  TokenLogprobs logprobs;                // kSample with top_logprobs >= 0
-  std::vector<TokenLogprobs> scores;     // kScore, one a target
+  bool deferred = false;              // nothing was done for this item; submit it again
+  int32_t id = -1;                    // kSample
+  TokenLogprobs logprobs;             // kSample with top_logprobs >= 0
+  std::vector<TokenLogprobs> scores;  // kScore, one a target
+  absl::Status status;                // kSample: INTERNAL when no id can be drawn (every logit is NaN or masked); the
+                                      // ids were absorbed, other items and the slot are unharmed
 };
 
-struct StepTimings {                     // seconds spent in each phase of the step
+struct StepTimings {  // seconds spent in each phase of the step
   double ingest = 0, write = 0, refill = 0, decode = 0, sample = 0;
 };
 
 struct StepResult {
-  std::vector<ItemResult> items;         // in plan order
+  std::vector<ItemResult> items;  // in plan order
   StepTimings timings;
 };
 
 struct ExecutorInfo {
-  std::string device;                    // "cpu", "cuda:0 NVIDIA H200"
-  std::string dtype;                     // "float32" | "bfloat16"
-  std::string numerics_id;               // states are comparable bit for bit where this is equal
+  std::string device;       // "cpu", "cuda:0 NVIDIA H200"
+  std::string dtype;        // "float32" | "bfloat16"
+  std::string numerics_id;  // states are comparable bit for bit where this is equal
   bool deterministic = false;
   int32_t slots = 0;
-  int32_t max_in_flight = 1;             // Submits that may be outstanding
-  int64_t state_bytes = 0;               // of a Load / Save buffer (model/state_layout.h)
-  int64_t slot_bytes = 0;                // device memory a slot costs, derived state included
+  int32_t max_in_flight = 1;  // Submits that may be outstanding
+  int64_t state_bytes = 0;    // of a Load / Save buffer (model/state_layout.h)
+  int64_t slot_bytes = 0;     // device memory a slot costs, derived state included
   int32_t vocab_size = 0;
   int32_t stride = 0;
-  int32_t input_tokens = 0;              // m
+  int32_t input_tokens = 0;  // m
 };
 
 using Ticket = int64_t;
@@ -78,14 +80,15 @@ class Executor {
 
   virtual int64_t position(int32_t slot) const = 0;  // ids absorbed, all issued work counted
   virtual void Reset(int32_t slot) = 0;
-  virtual Ticket Load(int32_t slot, std::span<const std::byte> state) = 0;  // buffers stay valid until the ticket is done
+  virtual Ticket Load(int32_t slot,
+                      std::span<const std::byte> state) = 0;  // buffers stay valid until the ticket is done
   virtual Ticket Save(int32_t slot, std::span<std::byte> state) = 0;
   virtual Ticket Copy(int32_t from, int32_t to) = 0;
 
   // Parameters of the slot's coming draws. `prior` are the last <= m ids before generation (repetition penalty counts
   // them), `generated` those of this request already drawn (a resumed request). Penalty counts start from these.
-  virtual void BindSampling(int32_t slot, std::shared_ptr<const SamplingParams> params,
-                            std::span<const int32_t> prior, std::span<const int32_t> generated) = 0;
+  virtual void BindSampling(int32_t slot, std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prior,
+                            std::span<const int32_t> generated) = 0;
 
   // At most one item a slot. INTERNAL after a device fault: the executor is then dead, and so are its slots.
   virtual absl::StatusOr<Ticket> Submit(std::span<const PlanItem> plan) = 0;
