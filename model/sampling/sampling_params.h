@@ -18,10 +18,10 @@ struct SamplingParams {
   float repetition_penalty = 1.0f;  // > 0; counts generated ids and the last m before them
   float presence_penalty = 0.0f;    // [-2, 2]; generated ids
   float frequency_penalty = 0.0f;   // [-2, 2]; generated ids
-  std::vector<std::pair<int32_t, float>> logit_bias;
+  std::vector<std::pair<int32_t, float>> logit_bias = {};
   uint64_t seed = 0;       // with the position, the whole of the randomness
   int64_t min_tokens = 0;  // before that many generated ids, `masked_until_min_tokens` cannot be drawn
-  std::vector<int32_t> masked_until_min_tokens;
+  std::vector<int32_t> masked_until_min_tokens = {};
   int32_t top_logprobs = -1;  // -1: no log-probabilities; 0: of the drawn id; k: and of the k likeliest
 };
 

@@ -26,7 +26,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 // --- the reference -------------------------------------------------------------------------------------------------
 
 struct History {
-  std::vector<int32_t> prior, generated;
+  std::vector<int32_t> prior = {}, generated = {};
 };
 
 std::vector<float> AdjustedLogits(std::vector<float> logits, const SamplingParams& p, const History& history) {
