@@ -4,6 +4,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/table.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -103,12 +104,23 @@ absl::Status CheckFormat(const std::string& dir) {
   return absl::OkStatus();
 }
 
+// RocksDB's own recovery from a full disk waits for room for every write buffer, hundreds of MiB. The store resumes it
+// itself, at the next write that finds room.
+class NoAutoRecovery final : public rocksdb::EventListener {
+ public:
+  const char* Name() const override { return "NoAutoRecovery"; }
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   rocksdb::DBOptions db;
   if (options.env != nullptr) db.env = options.env;
   db.create_if_missing = true;
   db.create_missing_column_families = true;
   db.paranoid_checks = true;
+  db.listeners.push_back(std::make_shared<NoAutoRecovery>());
   db.max_bgerror_resume_count = 0;  // a failed sync is never retried
   // A torn last record is what a crash leaves. Damage anywhere else must be told, not skipped: it was acknowledged.
   db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;

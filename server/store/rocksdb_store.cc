@@ -368,7 +368,8 @@ class RocksDbStore final : public SessionStore {
     auto end = g->ends.find({w.key.uid, w.branch});
     if (end == g->ends.end()) {
       ASSIGN_OR_RETURN(const std::optional<int64_t> stored, StoredLogEnd(w.key, w.branch));
-      end = g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(*w.position)).first;
+      end =
+          g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(w.branch == 0 ? 0 : *w.position)).first;
     }
     if (end->second != *w.position) {
       return absl::AbortedError(StrCat("session '", w.key.id, "': the log ends at position ", end->second,

@@ -59,7 +59,7 @@ struct SessionWrite {
   SessionKey key;                     // NOT_FOUND (kUpdate, kRemove) unless the id exists with this uid
   std::optional<std::string> header;  // replaces the header
   // Where the branch's log must end: ABORTED, writing nothing, where it does not. Unset: not looked at, and no ids.
-  // A branch's first ids may begin anywhere.
+  // Branch 0 begins at 0, others anywhere.
   std::optional<int64_t> position;
   int64_t branch = 0;
   std::vector<int32_t> ids;                                   // appended there

@@ -1,0 +1,467 @@
+// One writer at a time, the log, durability, group commit, snapshots, requests.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "tests/server/session/session_testing.h"
+
+namespace smt {
+namespace {
+
+using absl::StatusCode;
+using testing::AllOf;
+using testing::Each;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+class SessionTurnTest : public SessionTest {};
+
+TEST_F(SessionTurnTest, ATurnGoesOnAfterARestart) {
+  OpenRocks();
+  Create("a");
+  {
+    auto turn = Begin(Spec("a", {1, 2, 3}));
+    EXPECT_EQ(turn->session().position, 0);
+    EXPECT_THAT(turn->recent(), IsEmpty());
+    EXPECT_EQ(turn->durable_position(), 3);
+    EXPECT_TRUE(manager_->Get("a")->active);
+    turn->Append(Ids(100, 10));
+    const auto finished = FinishAndWait(*turn);
+    ASSERT_OK(finished.status);
+    EXPECT_EQ(finished.durable, 103);
+    EXPECT_FALSE(manager_->Get("a")->active);
+  }
+  OpenRocks();
+  EXPECT_EQ(manager_->Get("a")->position, 103);
+  EXPECT_THAT(*manager_->ReadLog("a", 1, 5), ElementsAre(1, 2, 3, 10, 11));
+  auto turn = Begin(Spec("a", {7}));
+  EXPECT_EQ(turn->session().position, 103);
+  EXPECT_EQ(std::vector<int32_t>(turn->recent().begin(), turn->recent().end()), Ids(8, 102));
+  const auto restored = turn->Restore();
+  ASSERT_OK(restored);
+  EXPECT_EQ(restored->tier, "log");
+  EXPECT_THAT(restored->tail, SizeIs(103));
+}
+
+TEST_F(SessionTurnTest, ASecondWriterIsRefusedOrWaits) {
+  OpenMemory();
+  Create("a");
+  auto first = Begin(Spec("a", {1}));
+  EXPECT_THAT(manager_->BeginTurn(Spec("a", {2})), StatusIs(StatusCode::kAborted, HasSubstr("another request")));
+  EXPECT_THAT(manager_->Delete("a", std::nullopt), StatusIs(StatusCode::kAborted, HasSubstr("another request")));
+  TurnSpec impatient = Spec("a", {2});
+  impatient.wait = true;
+  impatient.deadline = absl::Now() + absl::Milliseconds(20);
+  EXPECT_THAT(manager_->BeginTurn(impatient), StatusIs(StatusCode::kDeadlineExceeded, HasSubstr("'a'")));
+  std::atomic<bool> begun{false};
+  std::thread waiter([&] {
+    TurnSpec patient = Spec("a", {2});
+    patient.wait = true;
+    patient.deadline = absl::Now() + absl::Seconds(30);
+    auto second = Begin(patient);
+    begun = true;
+    EXPECT_EQ(second->session().position, 2);
+    EXPECT_OK(FinishAndWait(*second).status);
+  });
+  absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_FALSE(begun);
+  first->Append(std::vector<int32_t>{5});
+  ASSERT_OK(FinishAndWait(*first).status);
+  waiter.join();
+  EXPECT_THAT(*manager_->ReadLog("a", 1, 3), ElementsAre(1, 5, 2));
+}
+
+TEST_F(SessionTurnTest, ConcurrentWritersOfManySessionsKeepEveryLogInOrder) {
+  OpenRocks();
+  constexpr int kSessions = 3, kThreads = 6, kTurns = 15;
+  for (int s = 0; s < kSessions; ++s) Create("s" + std::to_string(s));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kTurns; ++i) {
+        TurnSpec spec = Spec("s" + std::to_string((t + i) % kSessions), {1000 + t, i});
+        spec.wait = true;
+        spec.durability = static_cast<Durability>(i % 3);
+        auto turn = Begin(spec);
+        for (int n = 0; n < 70; ++n) turn->Append(std::vector<int32_t>{t});
+        EXPECT_OK(FinishAndWait(*turn).status);
+      }
+    });
+  }
+  for (auto& t : threads) t.join();
+  int64_t total = 0;
+  OpenRocks();
+  for (int s = 0; s < kSessions; ++s) {
+    const std::string id = "s" + std::to_string(s);
+    const int64_t end = manager_->Get(id)->position;
+    total += end;
+    const auto log = *manager_->ReadLog(id, 1, end);
+    for (size_t at = 0; at < log.size(); at += 72) {  // turns are never mixed
+      const int32_t t = log[at] - 1000;
+      for (size_t n = 2; n < 72; ++n) ASSERT_EQ(log[at + n], t);
+    }
+  }
+  EXPECT_EQ(total, kThreads * kTurns * 72);
+}
+
+TEST_F(SessionTurnTest, AHeadThatMovedIsAbortedNamingBothValues) {
+  OpenMemory();
+  Create("a");
+  const std::string etag = manager_->Get("a")->etag;
+  Say("a", {1, 2}, {3});
+  TurnSpec late = Spec("a", {9});
+  late.expected_position = 0;
+  EXPECT_THAT(manager_->BeginTurn(late),
+              StatusIs(StatusCode::kAborted, AllOf(HasSubstr("position 3"), HasSubstr("expects 0"))));
+  late = Spec("a", {9});
+  late.etag = etag;
+  EXPECT_THAT(manager_->BeginTurn(late), StatusIs(StatusCode::kAborted, HasSubstr(etag)));
+  late.expected_position = 3;
+  late.etag = manager_->Get("a")->etag;
+  EXPECT_OK(manager_->BeginTurn(late));
+}
+
+TEST_F(SessionTurnTest, ARequestIdSeenBeforeIsReplayedNotRunAgain) {
+  OpenRocks();
+  Create("a");
+  {
+    auto turn = Begin(Spec("a", {1, 2}, "r"));
+    EXPECT_EQ(manager_->GetRequest("a", "r")->state, RequestState::kRunning);
+    EXPECT_THAT(manager_->BeginTurn(Spec("a", {1, 2}, "r")),
+                StatusIs(StatusCode::kAborted, HasSubstr("still running")));
+    TurnSpec other = Spec("a", {1, 2}, "r");
+    other.semantic_hash = "other";
+    EXPECT_THAT(manager_->BeginTurn(other), StatusIs(StatusCode::kInvalidArgument, HasSubstr("another meaning")));
+    turn->Append(std::vector<int32_t>{3, 4});
+    ASSERT_OK(FinishAndWait(*turn, "the outcome").status);
+  }
+  for (int restart = 0; restart < 2; ++restart) {
+    const auto again = manager_->BeginTurn(Spec("a", {1, 2}, "r"));
+    ASSERT_OK(again);
+    EXPECT_EQ(again->turn, nullptr);
+    ASSERT_TRUE(again->replay.has_value());
+    EXPECT_EQ(again->replay->outcome, "the outcome");
+    EXPECT_EQ(again->replay->params, "params");
+    EXPECT_EQ(again->replay->start_position, 0);
+    EXPECT_EQ(again->replay->prompt_tokens, 2);
+    EXPECT_EQ(again->replay->end_position, 4);
+    EXPECT_EQ(again->replay->seed, 7u);
+    OpenRocks();
+  }
+  EXPECT_EQ(manager_->Get("a")->position, 4);
+  clock_.Advance(absl::Hours(25));  // forgotten
+  EXPECT_THAT(manager_->GetRequest("a", "r"), StatusIs(StatusCode::kNotFound, HasSubstr("'r'")));
+  ASSERT_OK(manager_->Sweep());
+  Say("a", {5}, {}, "r");
+  EXPECT_EQ(manager_->Get("a")->position, 5);
+}
+
+TEST_F(SessionTurnTest, AWaitingRetryGetsTheReplayWhenTheFirstEnds) {
+  OpenMemory();
+  Create("a");
+  auto turn = Begin(Spec("a", {1}, "r"));
+  std::thread retry([&] {
+    TurnSpec spec = Spec("a", {1}, "r");
+    spec.wait = true;
+    const auto again = manager_->BeginTurn(spec);
+    ASSERT_OK(again);
+    EXPECT_EQ(again->replay.value().end_position, 1);
+  });
+  absl::SleepFor(absl::Milliseconds(10));
+  ASSERT_OK(FinishAndWait(*turn).status);
+  retry.join();
+}
+
+TEST_F(SessionTurnTest, ExpiredRequestsAreSweptAndRunningOnesAreNot) {
+  OpenMemory();
+  Create("a");
+  Create("b");
+  for (int i = 0; i < 300; ++i) Say("a", {i}, {}, "r" + std::to_string(i));
+  auto running = Begin(Spec("b", {1}, "running"));
+  clock_.Advance(absl::Hours(24));
+  ASSERT_OK(manager_->Sweep());
+  std::string cursor;
+  EXPECT_THAT(*memory_->ListRequests(&cursor, 1000), SizeIs(1));
+}
+
+TEST_F(SessionTurnTest, ATurnDroppedUnfinishedIsInterruptedAtTheEndOfItsLog) {
+  OpenMemory();
+  Create("a");
+  auto turn = Begin(Spec("a", {1, 2}, "r"));
+  turn->Append(std::vector<int32_t>{3});
+  turn.reset();
+  ASSERT_OK(manager_->Flush());
+  EXPECT_EQ(manager_->Get("a")->position, 3);
+  const auto record = manager_->GetRequest("a", "r");
+  EXPECT_EQ(record->state, RequestState::kInterrupted);
+  EXPECT_EQ(record->end_position, 3);
+}
+
+TEST_F(SessionTurnTest, FinishesThatArriveDuringOneSyncFormTheNextGroup) {
+  OpenMemory();
+  std::vector<std::unique_ptr<Turn>> turns;
+  for (int i = 0; i < 17; ++i) {
+    Create("s" + std::to_string(i));
+    turns.push_back(Begin(Spec("s" + std::to_string(i), {1})));
+  }
+  const int64_t commits = memory_->commits(), syncs = memory_->syncs();
+  std::atomic<int> done{0};
+  const auto count = [&](absl::Status s, int64_t) { done += s.ok(); };
+  memory_->Hold(true);
+  turns[0]->Finish(RequestState::kFinished, "", count);
+  memory_->WaitUntilCommitWaits();
+  for (size_t i = 1; i < turns.size(); ++i) {
+    turns[i]->Append(std::vector<int32_t>{2, 3});
+    turns[i]->Finish(RequestState::kFinished, "", count);
+  }
+  EXPECT_EQ(done, 0);
+  memory_->Hold(false);
+  ASSERT_OK(manager_->Flush());
+  EXPECT_EQ(done, 17);
+  const auto sizes = memory_->group_sizes();
+  EXPECT_THAT(std::vector<size_t>(sizes.begin() + commits, sizes.end()), ElementsAre(1u, 16u));
+  EXPECT_EQ(memory_->syncs() - syncs, 3);  // two groups and Flush
+}
+
+TEST_F(SessionTurnTest, DurabilityDecidesWhatIsSynced) {
+  OpenMemory();
+  for (const auto& [durability, syncs] :
+       {std::pair{Durability::kNone, 0}, {Durability::kTurn, 2}, {Durability::kToken, 7}}) {
+    const std::string id = "d" + std::to_string(static_cast<int>(durability));
+    Create(id);
+    const int64_t before = memory_->syncs();
+    auto turn = Begin(Spec(id, {1}, "", durability));
+    EXPECT_EQ(turn->durable_position(), durability == Durability::kNone ? 0 : 1);
+    for (int i = 0; i < 5; ++i) {
+      const int64_t synced = memory_->syncs();
+      turn->Append(std::vector<int32_t>{i});
+      if (durability == Durability::kToken) {
+        while (memory_->syncs() == synced || turn->durable_position() < 2 + i) absl::SleepFor(absl::Microseconds(100));
+      }
+    }
+    EXPECT_EQ(FinishAndWait(*turn).durable, durability == Durability::kNone ? 0 : 6);
+    EXPECT_EQ(memory_->syncs() - before, syncs) << id;
+  }
+}
+
+TEST_F(SessionTurnTest, LogWritesAreBatchedBySixtyFourIds) {
+  OpenMemory();
+  Create("a");
+  auto turn = Begin(Spec("a", {1}));
+  ASSERT_OK(manager_->ReadLog("a", 1, 1));
+  const int64_t commits = memory_->commits();
+  for (int i = 0; i < 63; ++i) turn->Append(std::vector<int32_t>{i});
+  EXPECT_EQ(manager_->Get("a")->position, 1);
+  turn->Append(std::vector<int32_t>{63});
+  EXPECT_EQ(manager_->ReadLog("a", 2, 65)->size(), 64u);
+  EXPECT_EQ(memory_->commits() - commits, 1);
+  turn->Append(std::vector<int32_t>{64});
+  ASSERT_OK(manager_->Flush());
+  EXPECT_EQ(manager_->ReadLog("a", 66, 66)->at(0), 64);
+  EXPECT_THAT(manager_->ReadLog("a", 1, 67), StatusIs(StatusCode::kOutOfRange, HasSubstr("1 to 66")));
+  EXPECT_THAT(manager_->ReadLog("a", 0, 1), StatusIs(StatusCode::kOutOfRange, HasSubstr("")));
+}
+
+TEST_F(SessionTurnTest, RestoreTakesTheNewestSnapshotAndTheLogAfterIt) {
+  OpenRocks();
+  Create("a");
+  {
+    auto turn = Begin(Spec("a", Ids(10)));
+    turn->Append(Ids(30, 10));
+    for (const int64_t at : {10, 20, 30}) {
+      turn->Snapshot(at, State(at));
+      ASSERT_OK(manager_->Flush());
+    }
+    ASSERT_OK(FinishAndWait(*turn).status);
+  }
+  for (int restart = 0; restart < 2; ++restart) {
+    auto turn = Begin(Spec("a", {}));
+    const auto restored = turn->Restore();
+    ASSERT_OK(restored);
+    EXPECT_EQ(restored->position, 30);
+    EXPECT_EQ(PositionIn(*restored->state), 30);
+    EXPECT_EQ(restored->tail, Ids(10, 30));
+    EXPECT_EQ(restored->tier, "store");
+    EXPECT_EQ(restored->numerics_id, "cpu/test");
+    EXPECT_FALSE(restored->foreign_numerics);
+    ASSERT_OK(FinishAndWait(*turn).status);
+    turn.reset();
+    OpenRocks();
+  }
+  options_.numerics_id = "gpu/test";
+  OpenRocks();
+  SessionInfo info;
+  const auto read = manager_->ReadState("a", &info);
+  ASSERT_OK(read);
+  EXPECT_EQ(info.position, 40);
+  EXPECT_EQ(read->position, 30);
+  EXPECT_TRUE(read->foreign_numerics);
+  manager_.reset();
+  EXPECT_EQ(CountRecords(dir_.path(), "snapshots"), 2);
+}
+
+TEST_F(SessionTurnTest, AnEvictedStateIsKeptAndAnImpossibleOneIsNot) {
+  OpenRocks();
+  Create("a");
+  Say("a", Ids(5), Ids(5, 5));
+  const std::string key = manager_->Get("a")->key;
+  manager_->SaveEvicted(key, 11, State(11));  // past the log
+  manager_->SaveEvicted("not a key", 5, State(5));
+  ASSERT_OK(manager_->Flush());
+  EXPECT_EQ(manager_->ReadState("a", nullptr)->tier, "log");
+  manager_->SaveEvicted(key, 10, State(10));
+  const auto at_once = *manager_->ReadState("a", nullptr);
+  ASSERT_OK(manager_->Flush());
+  const auto later = *manager_->ReadState("a", nullptr);
+  EXPECT_EQ(later.tier, "store");
+  EXPECT_EQ(later.position, 10);
+  EXPECT_THAT(later.tail, IsEmpty());
+  EXPECT_EQ(PositionIn(*later.state), 10);
+  EXPECT_THAT(at_once.tier, testing::AnyOf("log", "host", "store"));
+}
+
+TEST_F(SessionTurnTest, SnapshotsBeyondTheMemoryBoundAreDropped) {
+  options_.max_pending_snapshot_bytes = kTestStateBytes;
+  OpenMemory();
+  Create("a");
+  Say("a", Ids(5), {});
+  const std::string key = manager_->Get("a")->key;
+  memory_->Hold(true);
+  auto turn_thread = std::thread([&] { Begin(Spec("a", {1})); });
+  memory_->WaitUntilCommitWaits();
+  for (int i = 1; i <= 5; ++i) manager_->SaveEvicted(key, i, State(i));
+  EXPECT_EQ(manager_->counters().snapshots_dropped, 4);
+  memory_->Hold(false);
+  turn_thread.join();
+}
+
+TEST_F(SessionTurnTest, AFailedAppendFailsTheTurnAndTheSessionGoesOnFromItsLog) {
+  OpenMemory();
+  Create("a");
+  auto turn = Begin(Spec("a", {1, 2}, "r"));
+  memory_->FailCommits(1, absl::ResourceExhaustedError("no space left"));
+  turn->Append(Ids(64));
+  while (turn->status().ok()) absl::SleepFor(absl::Microseconds(100));
+  turn->Append(Ids(3));
+  EXPECT_THAT(FinishAndWait(*turn).status, StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space left")));
+  turn.reset();
+  EXPECT_EQ(manager_->Get("a")->position, 2);
+  EXPECT_EQ(manager_->GetRequest("a", "r")->state, RequestState::kInterrupted);
+  Say("a", {3}, {4});
+  EXPECT_THAT(*manager_->ReadLog("a", 1, 4), ElementsAre(1, 2, 3, 4));
+}
+
+TEST_F(SessionTurnTest, AFailedBeginOrFinishChangesNothing) {
+  OpenMemory();
+  Create("a");
+  memory_->FailCommits(1, absl::UnavailableError("store away"));
+  EXPECT_THAT(manager_->BeginTurn(Spec("a", {1})), StatusIs(StatusCode::kUnavailable, HasSubstr("away")));
+  EXPECT_EQ(manager_->Get("a")->position, 0);
+  auto turn = Begin(Spec("a", {1}));
+  turn->Append(std::vector<int32_t>{2});
+  memory_->FailCommits(1, absl::UnavailableError("store away"));
+  EXPECT_THAT(FinishAndWait(*turn).status, StatusIs(StatusCode::kUnavailable, HasSubstr("away")));
+  EXPECT_EQ(manager_->Get("a")->position, 1);
+  memory_->FailCommits(1, absl::UnavailableError("store away"));
+  EXPECT_THAT(manager_->Create("b", absl::InfiniteDuration(), {}),
+              StatusIs(StatusCode::kUnavailable, HasSubstr("away")));
+  EXPECT_OK(manager_->Create("b", absl::InfiniteDuration(), {}));
+  memory_->FailCommits(1, absl::UnavailableError("store away"));
+  EXPECT_THAT(manager_->Delete("b", std::nullopt), StatusIs(StatusCode::kUnavailable, HasSubstr("away")));
+  EXPECT_OK(manager_->Delete("b", std::nullopt));
+}
+
+TEST_F(SessionTurnTest, AnotherModelsSessionIsRefusedNamingBoth) {
+  OpenRocks();
+  Create("a");
+  Say("a", {1}, {2}, "r");
+  options_.model_fingerprint = "model-2";
+  OpenRocks();
+  EXPECT_THAT(manager_->BeginTurn(Spec("a", {3})),
+              StatusIs(StatusCode::kFailedPrecondition, AllOf(HasSubstr("model-1"), HasSubstr("model-2"))));
+  EXPECT_THAT(manager_->ReadState("a", nullptr), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("model-1")));
+  EXPECT_EQ(manager_->Get("a")->position, 2);
+  EXPECT_OK(manager_->Delete("a", std::nullopt));
+}
+
+// A child writes turns and is killed in the middle of one; what it acknowledged is there.
+TEST_F(SessionTurnTest, EveryAcknowledgedFinishSurvivesAKilledServer) {
+  for (int round = 0; round < 3; ++round) {
+    int fd[2];
+    ASSERT_EQ(::pipe(fd), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      OpenRocks();
+      for (const char* id : {"a", "b"}) {
+        if (round == 0 && !manager_->Create(id, absl::InfiniteDuration(), {}).ok()) ::_exit(1);
+      }
+      for (int i = 0;; ++i) {
+        const std::string id = i % 2 ? "a" : "b";
+        auto turn = Begin(Spec(id, {i}, "r" + std::to_string(round) + "-" + std::to_string(i)));
+        if (turn == nullptr) ::_exit(1);
+        for (int n = 0; n < 100; ++n) turn->Append(std::vector<int32_t>{n});
+        if (!FinishAndWait(*turn).status.ok()) ::_exit(1);
+        const int64_t said[2] = {i % 2, turn->session().position + 101};
+        if (::write(fd[1], said, sizeof(said)) != sizeof(said)) ::_exit(1);
+      }
+    }
+    ::close(fd[1]);
+    int64_t said[2], acknowledged[2] = {0, 0};
+    for (int n = 0; n < 30 + round; ++n) {
+      ASSERT_EQ(::read(fd[0], said, sizeof(said)), static_cast<ssize_t>(sizeof(said)));
+      acknowledged[said[0]] = said[1];
+    }
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status));
+    while (::read(fd[0], said, sizeof(said)) == sizeof(said)) acknowledged[said[0]] = said[1];
+    ::close(fd[0]);
+
+    OpenRocks();
+    for (const int which : {0, 1}) {
+      const std::string id = which ? "a" : "b";
+      const auto info = manager_->Get(id);
+      ASSERT_OK(info);
+      EXPECT_GE(info->position, acknowledged[which]);
+      EXPECT_LE(info->position, acknowledged[which] + 101);
+      EXPECT_EQ(manager_->ReadLog(id, 1, info->position)->size(), static_cast<size_t>(info->position));
+      Say(id, {-1}, {-2});  // goes on
+    }
+    manager_.reset();
+  }
+}
+
+TEST_F(SessionTurnTest, ATurnThatRanWhenTheServerDiedIsFoundInterrupted) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OpenRocks();
+    if (!manager_->Create("a", absl::InfiniteDuration(), {}).ok()) ::_exit(1);
+    auto turn = Begin(Spec("a", {1, 2}, "r"));
+    turn->Append(Ids(64));
+    turn->Append(Ids(3));  // in memory only
+    ::_exit(manager_->ReadLog("a", 3, 66).ok() ? 42 : 1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(WEXITSTATUS(status), 42);
+  OpenRocks();
+  EXPECT_EQ((*manager_->List(10, "")).sessions.at(0).position, 66);
+  const auto record = manager_->GetRequest("a", "r");
+  ASSERT_OK(record);
+  EXPECT_EQ(record->state, RequestState::kInterrupted);
+  EXPECT_EQ(record->end_position, 66);
+  EXPECT_EQ(manager_->Get("a")->position, 66);
+  const auto again = manager_->BeginTurn(Spec("a", {1, 2}, "r"));
+  ASSERT_OK(again);
+  EXPECT_EQ(again->replay.value().state, RequestState::kInterrupted);
+  Say("a", {5}, {6});
+  EXPECT_EQ(manager_->Get("a")->position, 68);
+}
+
+}  // namespace
+}  // namespace smt

@@ -1,0 +1,194 @@
+#include "tests/server/store/memory_store.h"
+
+#include "model/base/status_macros.h"
+#include "server/base/strings.h"
+#include "server/store/record_format.h"
+
+namespace smt {
+
+void MemoryStore::Hold(bool held) {
+  absl::MutexLock lock(&mu_);
+  held_ = held;
+}
+
+void MemoryStore::WaitUntilCommitWaits() {
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(&waiting_));
+}
+
+void MemoryStore::FailCommits(int count, absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  fail_count_ = count;
+  fail_status_ = std::move(status);
+}
+
+int64_t MemoryStore::commits() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int64_t>(group_sizes_.size());
+}
+int64_t MemoryStore::syncs() const {
+  absl::MutexLock lock(&mu_);
+  return syncs_;
+}
+std::vector<size_t> MemoryStore::group_sizes() const {
+  absl::MutexLock lock(&mu_);
+  return group_sizes_;
+}
+
+MemoryStore::Session* MemoryStore::Of(const SessionKey& key) {
+  auto it = sessions_.find(key.id);
+  return it == sessions_.end() || it->second.uid != key.uid ? nullptr : &it->second;
+}
+
+std::vector<absl::Status> MemoryStore::Commit(std::span<const SessionWrite> writes, bool sync) {
+  absl::MutexLock lock(&mu_);
+  waiting_ = held_;
+  const auto go = [](bool* held) { return !*held; };
+  mu_.Await(absl::Condition(+go, &held_));
+  waiting_ = false;
+  std::vector<absl::Status> out;
+  if (!writes.empty()) group_sizes_.push_back(writes.size());
+  syncs_ += sync;
+  const bool fail = fail_count_ > 0 && fail_count_-- > 0;
+  for (const auto& w : writes) out.push_back(fail ? fail_status_ : Apply(w));
+  return out;
+}
+
+absl::Status MemoryStore::Apply(const SessionWrite& w) {
+  if (w.kind == SessionWrite::Kind::kCreate) {
+    if (sessions_.count(w.key.id)) return absl::AlreadyExistsError(StrCat("session '", w.key.id, "' exists already"));
+  } else if (Of(w.key) == nullptr) {
+    return absl::NotFoundError(StrCat("session '", w.key.id, "' does not exist any more"));
+  }
+  if (w.kind == SessionWrite::Kind::kRemove) {
+    sessions_.erase(w.key.id);
+    std::erase_if(requests_, [&](const auto& r) { return r.first.first == w.key.uid; });
+    return absl::OkStatus();
+  }
+  if (w.position) {
+    const auto& logs = sessions_[w.key.id].logs;
+    const auto it = logs.find(w.branch);
+    const int64_t end = it != logs.end() ? it->second.end() : w.branch == 0 ? 0 : *w.position;
+    if (end != *w.position) {
+      return absl::AbortedError(
+          StrCat("session '", w.key.id, "': the log ends at position ", end, ", the writer expects ", *w.position));
+    }
+  }
+  Session& s = sessions_[w.key.id];
+  s.uid = w.key.uid;
+  if (w.header) s.header = *w.header;
+  if (!w.ids.empty()) {
+    auto [it, fresh] = s.logs.try_emplace(w.branch);
+    if (fresh) it->second.start = *w.position;
+    it->second.ids.insert(it->second.ids.end(), w.ids.begin(), w.ids.end());
+  }
+  for (const auto& [id, record] : w.requests) requests_[{w.key.uid, id}] = record;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StoredSession> MemoryStore::Find(std::string_view id) {
+  absl::MutexLock lock(&mu_);
+  auto it = sessions_.find(std::string(id));
+  if (it == sessions_.end()) return absl::NotFoundError(StrCat("session '", id, "' does not exist"));
+  return StoredSession{{it->first, it->second.uid}, it->second.header};
+}
+
+absl::StatusOr<std::vector<StoredSession>> MemoryStore::List(std::string_view after, size_t limit) {
+  absl::MutexLock lock(&mu_);
+  std::vector<StoredSession> out;
+  for (auto it = sessions_.upper_bound(std::string(after)); it != sessions_.end() && out.size() < limit; ++it) {
+    out.push_back({{it->first, it->second.uid}, it->second.header});
+  }
+  return out;
+}
+
+absl::StatusOr<int64_t> MemoryStore::Count() {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int64_t>(sessions_.size());
+}
+
+absl::StatusOr<int64_t> MemoryStore::LogEnd(const SessionKey& key, int64_t branch) {
+  absl::MutexLock lock(&mu_);
+  Session* s = Of(key);
+  if (s == nullptr || !s->logs.count(branch)) return 0;
+  return s->logs[branch].end();
+}
+
+absl::StatusOr<std::vector<int32_t>> MemoryStore::ReadLog(const SessionKey& key, int64_t branch, int64_t first,
+                                                          int64_t last) {
+  absl::MutexLock lock(&mu_);
+  if (first < 1 || last < first) return std::vector<int32_t>();
+  Session* s = Of(key);
+  const Log log = s == nullptr ? Log() : s->logs[branch];
+  if (first <= log.start || last > log.end()) {
+    return absl::DataLossError(StrCat("session '", key.id, "': the log has no id at position ",
+                                      first <= log.start ? first : log.end() + 1, ", which was asked for up to ",
+                                      last));
+  }
+  return std::vector<int32_t>(log.ids.begin() + (first - 1 - log.start), log.ids.begin() + (last - log.start));
+}
+
+absl::StatusOr<std::string> MemoryStore::GetRequest(const SessionKey& key, std::string_view request_id) {
+  absl::MutexLock lock(&mu_);
+  auto it = requests_.find({key.uid, std::string(request_id)});
+  if (it == requests_.end())
+    return absl::NotFoundError(StrCat("session '", key.id, "' has no request '", request_id, "'"));
+  return it->second;
+}
+
+absl::StatusOr<std::vector<StoredRequest>> MemoryStore::ListRequests(std::string* cursor, size_t limit) {
+  absl::MutexLock lock(&mu_);
+  std::vector<StoredRequest> out;
+  auto it = requests_.begin();
+  if (!cursor->empty()) it = requests_.upper_bound({ReadBigEndian(*cursor), cursor->substr(8)});
+  for (; it != requests_.end() && out.size() < limit; ++it) {
+    out.push_back({it->first.first, it->first.second, it->second});
+    cursor->clear();
+    AppendBigEndian(cursor, it->first.first);
+    cursor->append(it->first.second);
+  }
+  if (it == requests_.end()) cursor->clear();
+  return out;
+}
+
+absl::Status MemoryStore::RemoveRequests(std::span<const StoredRequest> requests) {
+  absl::MutexLock lock(&mu_);
+  for (const auto& r : requests) {
+    auto it = requests_.find({r.uid, r.request_id});
+    if (it != requests_.end() && r.record.ok() && it->second == *r.record) requests_.erase(it);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
+                                      int keep) {
+  absl::MutexLock lock(&mu_);
+  Session* s = Of(key);
+  if (s == nullptr) return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
+  s->snapshots[{name.branch, name.position}] = std::string(bytes);
+  std::erase_if(s->snapshots, [&](const auto& item) { return item.first.first != name.branch; });
+  while (s->snapshots.size() > static_cast<size_t>(keep)) s->snapshots.erase(s->snapshots.begin());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SnapshotName>> MemoryStore::ListSnapshots(const SessionKey& key) {
+  absl::MutexLock lock(&mu_);
+  std::vector<SnapshotName> out;
+  Session* s = Of(key);
+  if (s == nullptr) return out;
+  for (auto it = s->snapshots.rbegin(); it != s->snapshots.rend(); ++it) {
+    out.push_back({it->first.first, it->first.second});
+  }
+  return out;
+}
+
+absl::StatusOr<std::string> MemoryStore::GetSnapshot(const SessionKey& key, const SnapshotName& name) {
+  absl::MutexLock lock(&mu_);
+  Session* s = Of(key);
+  if (s == nullptr || !s->snapshots.count({name.branch, name.position})) {
+    return absl::NotFoundError(StrCat("session '", key.id, "' has no snapshot at position ", name.position));
+  }
+  return s->snapshots[{name.branch, name.position}];
+}
+
+}  // namespace smt

@@ -1,0 +1,255 @@
+// The contract of SessionStore, over every implementation.
+#include "server/store/session_store.h"
+
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <numeric>
+#include <thread>
+
+#include "server/store/rocksdb_store.h"
+#include "tests/server/store/memory_store.h"
+#include "tests/server/store/rocksdb_testing.h"
+#include "tests/server/store/status_testing.h"
+
+namespace smt {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using Kind = SessionWrite::Kind;
+
+struct StoreFactory {
+  const char* name;
+  std::unique_ptr<SessionStore> (*make)(const std::string& dir);
+};
+std::unique_ptr<SessionStore> MakeMemory(const std::string&) { return std::make_unique<MemoryStore>(); }
+std::unique_ptr<SessionStore> MakeRocksDb(const std::string& dir) {
+  RocksDbStoreOptions options;
+  options.dir = dir;
+  return *OpenRocksDbStore(options);
+}
+
+SessionWrite Create(std::string id, uint64_t uid, std::string header = "h") {
+  SessionWrite w;
+  w.kind = Kind::kCreate;
+  w.key = {std::move(id), uid};
+  w.header = std::move(header);
+  return w;
+}
+SessionWrite Append(std::string id, uint64_t uid, int64_t position, std::vector<int32_t> ids, int64_t branch = 0) {
+  SessionWrite w;
+  w.key = {std::move(id), uid};
+  w.position = position;
+  w.branch = branch;
+  w.ids = std::move(ids);
+  return w;
+}
+SessionWrite Remove(std::string id, uint64_t uid) {
+  SessionWrite w;
+  w.kind = Kind::kRemove;
+  w.key = {std::move(id), uid};
+  return w;
+}
+std::vector<int32_t> Iota(int n, int32_t first = 0) {
+  std::vector<int32_t> out(static_cast<size_t>(n));
+  std::iota(out.begin(), out.end(), first);
+  return out;
+}
+
+class SessionStoreTest : public testing::TestWithParam<StoreFactory> {
+ protected:
+  void SetUp() override { store_ = GetParam().make(dir_.path()); }
+  absl::Status Commit(SessionWrite w, bool sync = false) { return store_->Commit({&w, 1}, sync)[0]; }
+  TempDir dir_;
+  std::unique_ptr<SessionStore> store_;
+};
+
+TEST_P(SessionStoreTest, AHeaderIsFoundAsItWasWritten) {
+  const std::string header("\0binary\xff", 8);
+  ASSERT_OK(Commit(Create("a", 1, header), true));
+  const auto found = store_->Find("a");
+  ASSERT_OK(found);
+  EXPECT_EQ(found->key, (SessionKey{"a", 1}));
+  EXPECT_EQ(*found->header, header);
+  EXPECT_THAT(store_->Find("b"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'b'")));
+}
+
+TEST_P(SessionStoreTest, ATakenIdIsNotMadeAgain) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  EXPECT_THAT(Commit(Create("a", 2)), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("'a'")));
+  EXPECT_EQ(store_->Find("a")->key.uid, 1u);
+}
+
+TEST_P(SessionStoreTest, AppendsOnlyWhereTheLogEnds) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  ASSERT_OK(Commit(Append("a", 1, 0, {7, 8})));
+  EXPECT_THAT(Commit(Append("a", 1, 0, {9})), StatusIs(absl::StatusCode::kAborted, HasSubstr("position 2")));
+  EXPECT_THAT(Commit(Append("a", 1, 3, {9})), StatusIs(absl::StatusCode::kAborted, HasSubstr("expects 3")));
+  EXPECT_THAT(Commit(Append("a", 1, 1, {})), StatusIs(absl::StatusCode::kAborted, HasSubstr("")));
+  ASSERT_OK(Commit(Append("a", 1, 2, {9})));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 3);
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(7, 8, 9));
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 0, 2, 2), ElementsAre(8));
+}
+
+TEST_P(SessionStoreTest, ARefusedWriteChangesNothingAndOthersOfItsGroupGoOn) {
+  ASSERT_OK(Commit(Create("a", 1, "old")));
+  SessionWrite bad = Append("a", 1, 5, {1});
+  bad.header = "new";
+  bad.requests = {{"r", "record"}};
+  const std::vector<SessionWrite> group = {bad, Create("b", 2), Append("b", 2, 0, {4, 5}), Append("b", 2, 2, {6})};
+  const auto statuses = store_->Commit(group, true);
+  ASSERT_EQ(statuses.size(), 4u);
+  EXPECT_THAT(statuses[0], StatusIs(absl::StatusCode::kAborted, HasSubstr("'a'")));
+  for (int i = 1; i < 4; ++i) EXPECT_OK(statuses[static_cast<size_t>(i)]);
+  EXPECT_EQ(*store_->Find("a")->header, "old");
+  EXPECT_THAT(store_->GetRequest({"a", 1}, "r"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(*store_->ReadLog({"b", 2}, 0, 1, 3), ElementsAre(4, 5, 6));
+}
+
+TEST_P(SessionStoreTest, LongAppendsReadBackInAnyRange) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  const std::vector<int32_t> ids = Iota(20000);
+  ASSERT_OK(Commit(Append("a", 1, 0, ids)));
+  ASSERT_OK(Commit(Append("a", 1, 20000, {-1})));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 20001);
+  for (const auto& [first, last] : {std::pair{1, 20001}, {4096, 4097}, {4097, 4097}, {8190, 16400}, {20001, 20001}}) {
+    const auto read = *store_->ReadLog({"a", 1}, 0, first, last);
+    ASSERT_EQ(read.size(), static_cast<size_t>(last - first + 1));
+    EXPECT_EQ(read.front(), first == 20001 ? -1 : first - 1);
+    EXPECT_EQ(read.back(), last == 20001 ? -1 : last - 1);
+  }
+  EXPECT_THAT(store_->ReadLog({"a", 1}, 0, 19999, 20002),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("position 20002")));
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 0, 5, 4), IsEmpty());
+}
+
+TEST_P(SessionStoreTest, BranchesHaveTheirOwnLogsAndLaterOnesMayBeginAnywhere) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  ASSERT_OK(Commit(Append("a", 1, 0, {1, 2, 3})));
+  ASSERT_OK(Commit(Append("a", 1, 2, {9}, 1)));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 3);
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 1), 3);
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 2), 0);
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 1, 3, 3), ElementsAre(9));
+  EXPECT_THAT(store_->ReadLog({"a", 1}, 1, 2, 3), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("position 2")));
+}
+
+TEST_P(SessionStoreTest, WhoeverHoldsAnOldUidWritesNothing) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  ASSERT_OK(Commit(Append("a", 1, 0, {1})));
+  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 1}, "state", 2));
+  ASSERT_OK(Commit(Remove("a", 1)));
+  ASSERT_OK(Commit(Create("a", 2)));
+  EXPECT_THAT(Commit(Append("a", 1, 1, {2})), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(Commit(Remove("a", 1)), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(store_->PutSnapshot({"a", 1}, {0, 1}, "state", 2), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_EQ(*store_->LogEnd({"a", 2}, 0), 0);
+  EXPECT_THAT(*store_->ListSnapshots({"a", 2}), IsEmpty());
+}
+
+TEST_P(SessionStoreTest, RemovalTakesEverythingWithItAndNothingElse) {
+  for (const uint64_t uid : {1, 2, 3}) {
+    const std::string id(1, static_cast<char>('a' + uid));
+    ASSERT_OK(Commit(Create(id, uid)));
+    SessionWrite w = Append(id, uid, 0, {1, 2});
+    w.requests = {{"r", "record"}};
+    ASSERT_OK(Commit(w));
+    ASSERT_OK(store_->PutSnapshot({id, uid}, {0, 2}, "state", 2));
+  }
+  ASSERT_OK(Commit(Remove("c", 2), true));
+  EXPECT_THAT(store_->Find("c"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_EQ(*store_->LogEnd({"c", 2}, 0), 0);
+  EXPECT_THAT(store_->GetRequest({"c", 2}, "r"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(*store_->ListSnapshots({"c", 2}), IsEmpty());
+  for (const SessionKey& key : {SessionKey{"b", 1}, SessionKey{"d", 3}}) {
+    EXPECT_EQ(*store_->LogEnd(key, 0), 2);
+    EXPECT_EQ(*store_->GetRequest(key, "r"), "record");
+    EXPECT_EQ(store_->ListSnapshots(key)->size(), 1u);
+  }
+}
+
+TEST_P(SessionStoreTest, RemovalCoversEarlierWritesOfItsOwnGroup) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  SessionWrite w = Append("a", 1, 0, {1, 2});
+  w.requests = {{"r", "record"}};
+  for (const auto& s : store_->Commit(std::vector<SessionWrite>{w, Remove("a", 1), Create("a", 2)}, true)) EXPECT_OK(s);
+  EXPECT_EQ(store_->Find("a")->key.uid, 2u);
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 0);
+  EXPECT_THAT(store_->GetRequest({"a", 1}, "r"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+}
+
+TEST_P(SessionStoreTest, ListsInOrderOfIdAndOnePageAfterTheOther) {
+  uint64_t uid = 1;
+  for (const char* id : {"b", "a", "a-b", "a.b", "ab", "a_b", "0"}) ASSERT_OK(Commit(Create(id, uid++)));
+  std::vector<std::string> ids;
+  std::string after;
+  for (;;) {
+    const auto page = *store_->List(after, 2);
+    for (const auto& s : page) ids.push_back(s.key.id);
+    if (page.size() < 2) break;
+    after = ids.back();
+  }
+  EXPECT_THAT(ids, ElementsAre("0", "a", "a-b", "a.b", "a_b", "ab", "b"));
+  EXPECT_EQ(*store_->Count(), 7);
+}
+
+TEST_P(SessionStoreTest, KeepsTheNewestSnapshots) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  for (const int64_t position : {100, 300, 200, 400}) {
+    ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, position}, "state " + std::to_string(position), 2));
+  }
+  EXPECT_THAT(*store_->ListSnapshots({"a", 1}), ElementsAre(SnapshotName{0, 400}, SnapshotName{0, 300}));
+  EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 300}), "state 300");
+  EXPECT_THAT(store_->GetSnapshot({"a", 1}, {0, 200}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("200")));
+  const std::string big(3 << 20, 'x');
+  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 500}, big, 2));
+  EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 500}), big);
+}
+
+TEST_P(SessionStoreTest, RequestsAreListedAcrossSessionsAndRemovedOnlyIfUnchanged) {
+  for (const uint64_t uid : {1, 2}) {
+    SessionWrite w = Create(std::string(1, static_cast<char>('a' + uid)), uid);
+    w.requests = {{"r1", "1"}, {"r2", "2"}, {"r3", "3"}};
+    ASSERT_OK(Commit(w));
+  }
+  std::string cursor;
+  std::vector<StoredRequest> all;
+  do {
+    auto page = *store_->ListRequests(&cursor, 4);
+    for (auto& r : page) all.push_back(std::move(r));
+  } while (!cursor.empty());
+  ASSERT_EQ(all.size(), 6u);
+  EXPECT_EQ(all[4].request_id, "r2");
+  EXPECT_EQ(*all[4].record, "2");
+  SessionWrite change;
+  change.key = {"b", 1};
+  change.requests = {{"r1", "changed"}};
+  ASSERT_OK(Commit(change));
+  ASSERT_OK(store_->RemoveRequests(std::span(all).first(2)));
+  EXPECT_EQ(*store_->GetRequest({"b", 1}, "r1"), "changed");
+  EXPECT_THAT(store_->GetRequest({"b", 1}, "r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("r2")));
+}
+
+TEST_P(SessionStoreTest, OfManyWritersAtOnePositionOneWins) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> won{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&, i] { won += Commit(Append("a", 1, round, {i}), true).ok(); });
+    }
+    for (auto& t : threads) t.join();
+    EXPECT_EQ(won, 1);
+  }
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 20);
+}
+
+INSTANTIATE_TEST_SUITE_P(AllStores, SessionStoreTest,
+                         testing::Values(StoreFactory{"Memory", &MakeMemory}, StoreFactory{"RocksDb", &MakeRocksDb}),
+                         [](const auto& p) { return p.param.name; });
+
+}  // namespace
+}  // namespace smt
