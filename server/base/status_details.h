@@ -19,31 +19,31 @@ namespace smt {
 
 struct StatusDetails {
   struct FieldViolation {
-    std::string field;        // path in the request: "spec.sampling.top_p"
-    std::string description;  // what it is and what is allowed
+    std::string field = {};        // path in the request: "spec.sampling.top_p"
+    std::string description = {};  // what it is and what is allowed
   };
   struct Resource {
-    std::string type;  // "session", "checkpoint", "request", "model"
-    std::string name;  // "sessions/a"
-    std::string description;
+    std::string type = {};  // "session", "checkpoint", "request", "model"
+    std::string name = {};  // "sessions/a"
+    std::string description = {};
   };
   struct Precondition {
-    std::string type;     // "MODEL", "FORMAT_VERSION", "SUPERSEDED", "DIVERGED"
-    std::string subject;  // the resource
-    std::string description;
+    std::string type = {};     // "MODEL", "FORMAT_VERSION", "SUPERSEDED", "DIVERGED"
+    std::string subject = {};  // the resource
+    std::string description = {};
   };
   struct Quota {
-    std::string subject;
-    std::string description;
+    std::string subject = {};
+    std::string description = {};
   };
 
-  std::string reason;                           // UPPER_SNAKE_CASE: ErrorInfo.reason
-  std::map<std::string, std::string> metadata;  // ErrorInfo.metadata: "position", "first_position", ...
-  std::vector<FieldViolation> violations;
-  std::optional<Resource> resource;
-  std::optional<absl::Duration> retry_delay;
-  std::vector<Precondition> preconditions;
-  std::vector<Quota> quotas;
+  std::string reason = {};                           // UPPER_SNAKE_CASE: ErrorInfo.reason
+  std::map<std::string, std::string> metadata = {};  // ErrorInfo.metadata: "position", "first_position", ...
+  std::vector<FieldViolation> violations = {};
+  std::optional<Resource> resource = {};
+  std::optional<absl::Duration> retry_delay = {};
+  std::vector<Precondition> preconditions = {};
+  std::vector<Quota> quotas = {};
 
   bool empty() const;
 };

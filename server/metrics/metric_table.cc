@@ -157,7 +157,7 @@ const std::vector<MetricSpec>& MetricTable() {
       {Metric::kStoreSyncDurationSeconds,
        Kind::kHistogram,
        "smt_store_sync_duration_seconds",
-       "Seconds from a turn's end to its log being durable.",
+       "Seconds of a synced commit of the store.",
        {},
        kIo},
       {Metric::kSessionSnapshotSizeBytes,

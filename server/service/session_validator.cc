@@ -25,7 +25,7 @@ void CheckSession(const v1::Session& session, const RequestLimits& limits, Viola
                                             " ns; allowed is more than 0, or unset for ever"));
     }
   }
-  if (session.labels_size() > static_cast<size_t>(limits.max_labels)) {
+  if (session.labels_size() > limits.max_labels) {
     violations->Add("session.labels",
                     StrCat("has ", session.labels_size(), " entries; allowed are at most ", limits.max_labels));
     return;

@@ -1,0 +1,505 @@
+#include "server/service/generation_run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "server/base/log.h"
+#include "server/base/status_details.h"
+#include "server/base/strings.h"
+#include "server/service/names.h"
+#include "server/service/proto_time.h"
+#include "server/service/utf8.h"
+
+namespace smt {
+namespace {
+
+constexpr absl::Duration kProgressInterval = absl::Seconds(1);
+// The engine pauses a request that is 1,024 tokens ahead; telling it every so many that were consumed keeps it going.
+constexpr int64_t kWakeInterval = 256;
+constexpr size_t kMaxMessageBytes = size_t{1} << 20;
+constexpr size_t kEchoTokens = 16384;
+
+v1::DisconnectPolicy PolicyOf(const v1::GenerationSpec& spec) {
+  return spec.on_disconnect() == v1::DISCONNECT_POLICY_UNSPECIFIED ? v1::DISCONNECT_POLICY_PARK : spec.on_disconnect();
+}
+
+std::string ReasonLabel(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopToken:
+      return "stop_token";
+    case FinishReason::kStopString:
+      return "stop_string";
+    case FinishReason::kMaxTokens:
+      return "max_tokens";
+    case FinishReason::kMaxDuration:
+      return "max_duration";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadlineExceeded:
+      return "deadline_exceeded";
+    case FinishReason::kDraining:
+      return "draining";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "error";
+}
+
+std::optional<v1::FinishReason> ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopToken:
+      return v1::FINISH_REASON_STOP_TOKEN;
+    case FinishReason::kStopString:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kMaxTokens:
+      return v1::FINISH_REASON_MAX_TOKENS;
+    case FinishReason::kMaxDuration:
+      return v1::FINISH_REASON_MAX_DURATION;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::vector<std::string> StopStrings(const v1::GenerationSpec& spec) {
+  return {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()};
+}
+
+const std::string& TokenBytes(const TextCodec& codec, int32_t id) {
+  static const std::string kNoBytes;
+  return static_cast<size_t>(id) < codec.token_bytes().size() ? codec.token_bytes()[id] : kNoBytes;
+}
+
+}  // namespace
+
+v1::TokenLogprob ToProto(const TextCodec& codec, int32_t id, const TokenLogprobs* logprobs) {
+  v1::TokenLogprob out;
+  out.set_token_id(id);
+  out.set_token_bytes(TokenBytes(codec, id));
+  if (logprobs == nullptr) return out;
+  out.set_logprob(logprobs->logprob);
+  for (const auto& [other, logprob] : logprobs->top) {
+    v1::AlternativeToken* alternative = out.add_alternatives();
+    alternative->set_token_id(other);
+    alternative->set_token_bytes(TokenBytes(codec, other));
+    alternative->set_logprob(logprob);
+  }
+  return out;
+}
+
+void AppendEcho(const TextCodec& codec, const std::vector<int32_t>& prompt, int64_t head,
+                std::deque<v1::GenerationEvent>* events) {
+  // No stop strings: only code points are kept whole across chunks.
+  TextAssembler assembler(&codec.token_bytes(), {});
+  TextAssembler::Released released;
+  const auto flush = [&] {
+    if (released.empty()) return;
+    v1::GenerationChunk* chunk = events->emplace_back().mutable_chunk();
+    chunk->set_echo(true);
+    for (const TokenOutput& token : released.tokens) chunk->add_token_ids(token.id);
+    chunk->set_text(std::move(released.text));
+    chunk->set_position(assembler.released_position());
+    released = {};
+  };
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    TokenOutput token;
+    token.id = prompt[i];
+    token.position = head + 1 + static_cast<int64_t>(i);
+    assembler.Append(std::move(token), &released);
+    if (released.tokens.size() >= kEchoTokens || released.text.size() >= kMaxMessageBytes / 4) flush();
+  }
+  assembler.Finish(&released);
+  flush();
+}
+
+GenerationRun::GenerationRun(ServiceContext* context, Start start)
+    : context_(context),
+      spec_(std::move(start.spec)),
+      prompt_(std::move(start.prompt)),
+      stop_tokens_(std::move(start.stop_tokens)),
+      arrival_(start.arrival),
+      turn_(std::move(start.turn)),
+      session_id_(turn_ ? turn_->session().id : ""),
+      head_(turn_ ? turn_->session().position : 0),
+      assembler_(&context->codec->token_bytes(), StopStrings(spec_)),
+      last_progress_(absl::Now()),
+      digest_(turn_ ? turn_->session().branch : 0, spec_.request_id()) {
+  const auto prompt_tokens = static_cast<int64_t>(prompt_.size());
+  absl::MutexLock lock(&mu_);
+  released_position_ = log_position_ = head_ + prompt_tokens;
+  durable_position_ = turn_ ? turn_->durable_position() : 0;
+  if (turn_) started_.set_session(SessionName(session_id_));
+  started_.set_request_id(spec_.request_id());
+  started_.set_branch(turn_ ? turn_->session().branch : 0);
+  started_.set_start_position(head_);
+  started_.set_prompt_tokens(prompt_tokens);
+  started_.set_seed(static_cast<int64_t>(start.seed));
+  started_.set_max_tokens(start.max_tokens);
+  started_.set_durable_position(durable_position_);
+  started_.set_digest(digest_.bytes());
+  *events_.emplace_back().mutable_started() = started_;
+  if (spec_.output().echo()) AppendEcho(*context_->codec, prompt_, head_, &events_);
+  context_->metrics->Add(Metric::kPromptTokensTotal, static_cast<double>(prompt_tokens));
+}
+
+GenerationRun::~GenerationRun() = default;
+
+void GenerationRun::SetHandle(RequestHandle handle) {
+  bool cancel;
+  {
+    absl::MutexLock lock(&mu_);
+    handle_ = handle;
+    cancel = cancelled_ || (disconnected_ && PolicyOf(spec_) != v1::DISCONNECT_POLICY_CONTINUE);
+  }
+  if (cancel) context_->engine->Cancel(handle);
+}
+
+void GenerationRun::Abandon(const absl::Status& status) {
+  if (!turn_) return End(std::nullopt, status);
+  turn_->Finish(RequestState::kInterrupted, "",
+                [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
+}
+
+v1::GenerationStarted GenerationRun::started() const { return started_; }
+
+int64_t GenerationRun::log_position() const {
+  absl::MutexLock lock(&mu_);
+  return log_position_;
+}
+
+void GenerationRun::Cancel(std::function<void()> done) {
+  std::optional<RequestHandle> handle;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!ended_) {
+      cancelled_ = true;
+      handle = handle_;
+      on_end_.push_back(std::move(done));
+      done = nullptr;
+    }
+  }
+  if (handle) context_->engine->Cancel(*handle);
+  if (done) done();
+}
+
+// --- The engine's side -----------------------------------------------------------------------------------------------
+
+void GenerationRun::OnIngested(int64_t done, int64_t total) {
+  const absl::Time now = absl::Now();
+  if (now - last_progress_ < kProgressInterval || done >= total) return;
+  last_progress_ = now;
+  {
+    absl::MutexLock lock(&mu_);
+    progress_.emplace();
+    progress_->set_ingested_tokens(done);
+    progress_->set_total_tokens(total);
+  }
+  Notify();
+}
+
+void GenerationRun::OnPromptLogprobs(int64_t first_position, std::vector<TokenLogprobs> logprobs) {
+  std::deque<v1::GenerationEvent> events;
+  size_t bytes = 0;
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    const int64_t position = first_position + static_cast<int64_t>(i);
+    if (events.empty() || bytes >= kMaxMessageBytes / 2) {
+      events.emplace_back().mutable_prompt_logprobs()->set_first_position(position);
+      bytes = 0;
+    }
+    v1::TokenLogprob entry = ToProto(*context_->codec, prompt_[position - head_ - 1], &logprobs[i]);
+    bytes += entry.ByteSizeLong();
+    events.back().mutable_prompt_logprobs()->mutable_logprobs()->Add(std::move(entry));
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    if (!disconnected_) std::move(events.begin(), events.end(), std::back_inserter(events_));
+  }
+  Notify();
+}
+
+bool GenerationRun::IsStopToken(int32_t id) const {
+  return std::find(stop_tokens_.begin(), stop_tokens_.end(), id) != stop_tokens_.end();
+}
+
+void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
+  if (tokens.empty()) return;
+  const absl::Time now = absl::Now();
+  if (generated_ == 0) {
+    first_token_ = now;
+  } else {
+    const absl::Duration each = (now - last_tokens_) / static_cast<int64_t>(tokens.size());
+    for (size_t i = 0; i < tokens.size(); ++i) context_->metrics->Observe(Metric::kInterTokenLatencySeconds, each);
+  }
+  last_tokens_ = now;
+  generated_ += static_cast<int64_t>(tokens.size());
+  if (turn_) {
+    std::vector<int32_t> ids;
+    ids.reserve(tokens.size());
+    for (const TokenOutput& token : tokens) ids.push_back(token.id);
+    turn_->Append(ids);
+  }
+  TextAssembler::Released released;
+  for (const TokenOutput& token : tokens) {
+    if (!IsStopToken(token.id)) assembler_.Append(token, &released);
+  }
+  const int64_t durable = turn_ ? turn_->durable_position() : 0;
+  bool notify = false;
+  std::optional<RequestHandle> wake;
+  {
+    absl::MutexLock lock(&mu_);
+    log_position_ = tokens.back().position;
+    durable_position_ = durable;
+    if (disconnected_) {
+      // Nobody reads (CONTINUE): the log keeps the tokens, and nothing may hold the engine back.
+      consumed.fetch_add(static_cast<int64_t>(tokens.size()), std::memory_order_relaxed);
+      unwoken_tokens_ += static_cast<int64_t>(tokens.size());
+      if (unwoken_tokens_ >= kWakeInterval) {
+        unwoken_tokens_ = 0;
+        wake = handle_;
+      }
+    }
+    if (!released.empty()) {
+      Release(std::move(released));
+      notify = true;
+    }
+  }
+  if (wake) context_->engine->Wake(*wake);
+  if (notify) Notify();
+}
+
+void GenerationRun::Release(TextAssembler::Released released) {
+  for (const TokenOutput& token : released.tokens) digest_.Add(token.id);
+  if (!released.tokens.empty()) released_position_ = released.tokens.back().position;
+  if (disconnected_) return;
+  if (!chunk_) chunk_.emplace();
+  for (const TokenOutput& token : released.tokens) {
+    chunk_->add_token_ids(token.id);
+    if (token.has_logprobs) *chunk_->add_logprobs() = ToProto(*context_->codec, token.id, &token.logprobs);
+  }
+  chunk_->mutable_text()->append(released.text);
+  chunk_->set_position(released_position_);
+  chunk_->set_digest(digest_.bytes());
+}
+
+void GenerationRun::OnSnapshot(int64_t position, std::shared_ptr<const StateBuffer> state) {
+  if (turn_) turn_->Snapshot(position, std::move(state));
+}
+
+void GenerationRun::OnFinished(const FinishInfo& info) {
+  RecordMetrics(info);
+  std::optional<v1::FinishReason> reason = ToProto(info.reason);
+  bool parked = false;
+  {
+    absl::MutexLock lock(&mu_);
+    // A vanished reader's engine request ends as cancelled, but under PARK the generation has not ended.
+    parked = info.reason == FinishReason::kCancelled && !cancelled_ && PolicyOf(spec_) == v1::DISCONNECT_POLICY_PARK;
+  }
+  if (!reason || parked) {
+    const absl::Status status = parked ? absl::CancelledError("the client went away") : BrokenOffStatus(info);
+    const bool failed = info.reason == FinishReason::kError && !absl::IsUnavailable(info.status);
+    if (!turn_) return End(std::nullopt, status);
+    turn_->Finish(failed ? RequestState::kFailed : RequestState::kInterrupted, "",
+                  [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
+    return;
+  }
+
+  TextAssembler::Released rest;
+  assembler_.Finish(&rest);
+  v1::GenerationFinished finished;
+  finished.set_reason(*reason);
+  if (info.reason == FinishReason::kStopToken) finished.set_stop_token_id(info.stop_token);
+  if (info.reason == FinishReason::kStopString && info.stop_string >= 0 &&
+      info.stop_string < spec_.stopping().stop_strings_size()) {
+    finished.set_stop_string(spec_.stopping().stop_strings(info.stop_string));
+  }
+  finished.mutable_usage()->set_prompt_tokens(static_cast<int64_t>(prompt_.size()));
+  finished.mutable_usage()->set_generated_tokens(info.generated);
+  finished.mutable_usage()->set_recomputed_tokens(info.recomputed_tokens);
+  v1::Timings* timings = finished.mutable_timings();
+  *timings->mutable_queue_time() = smt::ToProto(info.queue_time);
+  *timings->mutable_prefill_time() = smt::ToProto(info.prefill_time);
+  *timings->mutable_decode_time() = smt::ToProto(info.decode_time);
+  if (generated_ > 0) *timings->mutable_time_to_first_token() = smt::ToProto(first_token_ - arrival_);
+  finished.set_position(info.position);
+  {
+    absl::MutexLock lock(&mu_);
+    if (!rest.empty()) Release(std::move(rest));
+    log_position_ = info.position;
+    finished.set_text_position(released_position_);
+    finished.set_digest(digest_.bytes());
+  }
+  Notify();  // the last chunk need not wait for the disk
+  if (!turn_) return End(std::move(finished), absl::OkStatus());
+  const RequestState state =
+      info.reason == FinishReason::kCancelled ? RequestState::kCancelled : RequestState::kFinished;
+  const std::string outcome = finished.SerializeAsString();
+  turn_->Finish(
+      state, outcome,
+      [self = shared_from_this(), finished = std::move(finished)](absl::Status status, int64_t durable) mutable {
+        finished.set_durable_position(durable);
+        if (status.ok()) {
+          self->End(std::move(finished), status);
+        } else {
+          self->End(std::nullopt, status);
+        }
+      });
+}
+
+// Why a stream breaks off without `finished`, and where the session stands.
+absl::Status GenerationRun::BrokenOffStatus(const FinishInfo& info) const {
+  StatusDetails details = GetDetails(info.status);
+  {
+    absl::MutexLock lock(&mu_);
+    details.metadata["position"] = StrCat(info.position);
+    details.metadata["text_position"] = StrCat(released_position_);
+  }
+  const std::string where = turn_ ? StrCat("; session '", session_id_, "' stands at position ", info.position) : "";
+  switch (info.reason) {
+    case FinishReason::kDraining:
+      details.reason = "DRAINING";
+      details.retry_delay = absl::Seconds(1);
+      return WithDetails(absl::UnavailableError(StrCat("the server is going down", where)), details);
+    case FinishReason::kDeadlineExceeded:
+      details.reason = "DEADLINE_EXCEEDED";
+      return WithDetails(absl::DeadlineExceededError(StrCat("the call's deadline passed", where)), details);
+    default: {
+      if (details.reason.empty() && absl::IsUnavailable(info.status)) details.reason = "DEVICE_FAULT";
+      const absl::Status status = info.status.ok() ? absl::InternalError("the engine gave no reason") : info.status;
+      return WithDetails(absl::Status(status.code(), StrCat(std::string(status.message()), where)), details);
+    }
+  }
+}
+
+void GenerationRun::RecordMetrics(const FinishInfo& info) {
+  ServerMetrics& metrics = *context_->metrics;
+  const std::string where = head_ == 0 ? "new" : info.resident ? "warm" : "restored";
+  metrics.Add(Metric::kGenerationsFinishedTotal, 1, {ReasonLabel(info.reason)});
+  metrics.Add(Metric::kGenerationTokensTotal, static_cast<double>(info.generated));
+  metrics.Add(Metric::kSessionRecomputedTokensTotal, static_cast<double>(info.recomputed_tokens));
+  if (generated_ > 0) metrics.Observe(Metric::kTimeToFirstTokenSeconds, first_token_ - arrival_, {where});
+  metrics.Observe(Metric::kE2eRequestLatencySeconds, absl::Now() - arrival_);
+  metrics.Observe(Metric::kRequestQueueTimeSeconds, info.queue_time);
+  metrics.Observe(Metric::kRequestPrefillTimeSeconds, info.prefill_time);
+  metrics.Observe(Metric::kRequestDecodeTimeSeconds, info.decode_time);
+  metrics.Observe(Metric::kRequestPromptTokens, static_cast<double>(prompt_.size()));
+  metrics.Observe(Metric::kRequestGenerationTokens, static_cast<double>(info.generated));
+  if (turn_) {
+    metrics.Observe(Metric::kSessionDurabilityLagTokens,
+                    static_cast<double>(std::max<int64_t>(0, info.position - turn_->durable_position())));
+  }
+  LogInfo("generation ended", {{"session", session_id_},
+                               {"request_id", spec_.request_id()},
+                               {"reason", ReasonLabel(info.reason)},
+                               {"prompt_tokens", static_cast<int64_t>(prompt_.size())},
+                               {"generated_tokens", info.generated},
+                               {"position", info.position},
+                               {"seconds", absl::Now() - arrival_}});
+}
+
+void GenerationRun::End(std::optional<v1::GenerationFinished> finished, absl::Status status) {
+  if (!spec_.request_id().empty()) context_->registry.Remove({session_id_, spec_.request_id()}, this);
+  std::vector<std::function<void()>> on_end;
+  {
+    absl::MutexLock lock(&mu_);
+    ended_ = true;
+    finished_ = std::move(finished);
+    end_status_ = std::move(status);
+    on_end.swap(on_end_);
+  }
+  for (const auto& done : on_end) done();
+  Notify();
+}
+
+// --- The reader's side -----------------------------------------------------------------------------------------------
+
+void GenerationRun::SetNotify(std::function<void()> notify) {
+  {
+    absl::MutexLock lock(&mu_);
+    notify_ = notify;
+  }
+  notify();
+}
+
+void GenerationRun::Notify() {
+  std::function<void()> notify;
+  {
+    absl::MutexLock lock(&mu_);
+    notify = notify_;
+  }
+  if (notify) notify();
+}
+
+TakeResult GenerationRun::Take(v1::GenerationEvent* event) {
+  absl::MutexLock lock(&mu_);
+  if (!events_.empty()) {
+    *event = std::move(events_.front());
+    events_.pop_front();
+    return TakeResult::kMessage;
+  }
+  if (chunk_) {
+    progress_.reset();
+    taken_tokens_ = chunk_->token_ids_size();
+    chunk_->set_durable_position(durable_position_);
+    *event->mutable_chunk() = *std::move(chunk_);
+    chunk_.reset();
+    return TakeResult::kMessage;
+  }
+  if (progress_) {
+    *event->mutable_progress() = *std::move(progress_);
+    progress_.reset();
+    return TakeResult::kMessage;
+  }
+  if (finished_) {
+    *event->mutable_finished() = *std::move(finished_);
+    finished_.reset();
+    return TakeResult::kMessage;
+  }
+  return ended_ ? TakeResult::kEnd : TakeResult::kNothing;
+}
+
+absl::Status GenerationRun::end_status() const {
+  absl::MutexLock lock(&mu_);
+  return end_status_;
+}
+
+void GenerationRun::OnWritten() {
+  std::optional<RequestHandle> wake;
+  {
+    absl::MutexLock lock(&mu_);
+    consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
+    unwoken_tokens_ += taken_tokens_;
+    taken_tokens_ = 0;
+    if (unwoken_tokens_ >= kWakeInterval && !ended_) {
+      unwoken_tokens_ = 0;
+      wake = handle_;
+    }
+  }
+  if (wake) context_->engine->Wake(*wake);
+}
+
+void GenerationRun::OnDisconnect() {
+  const bool keep_going = PolicyOf(spec_) == v1::DISCONNECT_POLICY_CONTINUE;
+  std::optional<RequestHandle> handle;
+  {
+    absl::MutexLock lock(&mu_);
+    if (disconnected_ || ended_) return;
+    disconnected_ = true;
+    handle = handle_;
+    notify_ = nullptr;
+    // What was not read any more counts as consumed, so that a paused generation goes on.
+    if (chunk_) consumed.fetch_add(chunk_->token_ids_size(), std::memory_order_relaxed);
+    consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
+    taken_tokens_ = 0;
+    chunk_.reset();
+    events_.clear();
+  }
+  if (!handle) return;  // SetHandle looks again
+  if (keep_going) {
+    context_->engine->Wake(*handle);
+  } else {
+    context_->engine->Cancel(*handle);
+  }
+}
+
+}  // namespace smt

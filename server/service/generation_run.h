@@ -1,0 +1,125 @@
+// One generation from its start to its recorded end: between the engine's sink, the session's turn and the reader.
+//
+//   engine's delivery thread ─ OnTokens ─► turn (log), text assembly ─► pending ─ Take ─► reactor
+//
+// Tokens pile up in `pending` while a write is in flight. The reader's progress is told to the engine, which pauses the
+// request when it is too far ahead. `finished` becomes available when the turn's end is durable.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/engine/engine.h"
+#include "server/service/digest.h"
+#include "server/service/event_source.h"
+#include "server/service/service_context.h"
+#include "server/service/text_assembler.h"
+#include "server/session/session_manager.h"
+#include "smt/v1/generation.pb.h"
+
+namespace smt {
+
+class GenerationRun final : public GenerationSink,
+                            public EventSource<v1::GenerationEvent>,
+                            public std::enable_shared_from_this<GenerationRun> {
+ public:
+  struct Start {
+    v1::GenerationSpec spec;  // validated
+    std::vector<int32_t> prompt = {};
+    std::vector<int32_t> stop_tokens = {};  // eos included
+    int64_t max_tokens = 0;
+    uint64_t seed = 0;
+    absl::Time arrival;
+    std::unique_ptr<Turn> turn = nullptr;  // null: ephemeral
+  };
+
+  GenerationRun(ServiceContext* context, Start start);
+  ~GenerationRun() override;
+
+  // After Engine::Submit. Cancels at once if the reader vanished meanwhile.
+  void SetHandle(RequestHandle handle) ABSL_LOCKS_EXCLUDED(mu_);
+  // Submit refused: the turn is recorded as interrupted.
+  void Abandon(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  Turn* turn() const { return turn_.get(); }
+  const std::vector<int32_t>& prompt() const { return prompt_; }
+
+  // CancelGeneration. Then calls `done` when the end is recorded; at once if it is already.
+  void Cancel(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
+  v1::GenerationStarted started() const;
+  int64_t log_position() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // GenerationSink: the engine's delivery thread.
+  void OnIngested(int64_t done, int64_t total) override;
+  void OnPromptLogprobs(int64_t first_position, std::vector<TokenLogprobs> logprobs) override;
+  void OnTokens(std::span<const TokenOutput> tokens) override;
+  void OnSnapshot(int64_t position, std::shared_ptr<const StateBuffer> state) override;
+  void OnFinished(const FinishInfo& info) override;
+
+  // EventSource: the reader.
+  void SetNotify(std::function<void()> notify) override;
+  TakeResult Take(v1::GenerationEvent* event) override;
+  absl::Status end_status() const override;
+  void OnWritten() override;
+  void OnDisconnect() override;
+
+ private:
+  bool IsStopToken(int32_t id) const;
+  void Release(TextAssembler::Released released) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Notify() ABSL_LOCKS_EXCLUDED(mu_);
+  void RecordMetrics(const FinishInfo& info);
+  absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);
+  void End(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+
+  ServiceContext* const context_;
+  const v1::GenerationSpec spec_;
+  const std::vector<int32_t> prompt_;
+  const std::vector<int32_t> stop_tokens_;
+  const absl::Time arrival_;
+  const std::unique_ptr<Turn> turn_;
+  const std::string session_id_;   // empty: ephemeral
+  const int64_t head_;             // before the prompt
+  v1::GenerationStarted started_;  // const after construction
+
+  // Delivery thread only.
+  TextAssembler assembler_;
+  absl::Time last_progress_;
+  absl::Time first_token_ = absl::InfiniteFuture();
+  absl::Time last_tokens_;
+  int64_t generated_ = 0;
+
+  mutable absl::Mutex mu_;
+  std::function<void()> notify_ ABSL_GUARDED_BY(mu_);
+  std::optional<RequestHandle> handle_ ABSL_GUARDED_BY(mu_);
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;     // by CancelGeneration
+  bool disconnected_ ABSL_GUARDED_BY(mu_) = false;  // the reader is gone
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status end_status_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::function<void()>> on_end_ ABSL_GUARDED_BY(mu_);
+  std::deque<v1::GenerationEvent> events_ ABSL_GUARDED_BY(mu_);  // started, echo, prompt log-probabilities
+  std::optional<v1::GenerationProgress> progress_ ABSL_GUARDED_BY(mu_);
+  std::optional<v1::GenerationChunk> chunk_ ABSL_GUARDED_BY(mu_);
+  std::optional<v1::GenerationFinished> finished_ ABSL_GUARDED_BY(mu_);
+  RunningDigest digest_ ABSL_GUARDED_BY(mu_);
+  int64_t released_position_ ABSL_GUARDED_BY(mu_);
+  int64_t log_position_ ABSL_GUARDED_BY(mu_);
+  int64_t durable_position_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t taken_tokens_ ABSL_GUARDED_BY(mu_) = 0;    // of the message being written
+  int64_t unwoken_tokens_ ABSL_GUARDED_BY(mu_) = 0;  // consumed since the engine was told
+};
+
+// Adds the text and ids of a prompt as `echo` chunks of bounded size.
+void AppendEcho(const TextCodec& codec, const std::vector<int32_t>& prompt, int64_t head,
+                std::deque<v1::GenerationEvent>* events);
+// One entry of a log-probability list.
+v1::TokenLogprob ToProto(const TextCodec& codec, int32_t id, const TokenLogprobs* logprobs);
+
+}  // namespace smt

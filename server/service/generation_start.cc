@@ -1,0 +1,329 @@
+#include "server/service/generation_start.h"
+
+#include <xxhash.h>
+
+#include <random>
+#include <utility>
+
+#include "model/base/status_macros.h"
+#include "server/base/status_details.h"
+#include "server/base/strings.h"
+#include "server/service/generation_run.h"
+#include "server/service/names.h"
+#include "server/service/proto_time.h"
+#include "server/service/stored_events.h"
+#include "server/service/validators.h"
+
+namespace smt {
+namespace {
+
+constexpr int kStartAttempts = 3;
+
+uint64_t DrawSeed() {
+  thread_local std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+Durability ToDurability(v1::Durability durability) {
+  switch (durability) {
+    case v1::DURABILITY_NONE:
+      return Durability::kNone;
+    case v1::DURABILITY_TOKEN:
+      return Durability::kToken;
+    default:
+      return Durability::kTurn;
+  }
+}
+
+template <typename Request>
+absl::StatusOr<std::vector<int32_t>> Encode(const ServiceContext& context, const Request& request, bool at_start,
+                                            const std::string& prefix) {
+  std::vector<int32_t> ids;
+  if (request.input_case() == Request::kTokenIds) {
+    ids.assign(request.token_ids().ids().begin(), request.token_ids().ids().end());
+  } else if (request.input_case() != Request::INPUT_NOT_SET) {
+    const bool is_text = request.input_case() == Request::kText;
+    ids = context.codec->Encode(is_text ? request.text() : request.text_bytes(), request.parse_special_tokens());
+    if (at_start && context.bos) ids.insert(ids.begin(), *context.bos);
+  }
+  if (static_cast<int64_t>(ids.size()) > context.limits.max_prompt_tokens) {
+    Violations violations;
+    violations.Add(prefix + "input", StrCat("is ", ids.size(), " tokens long; allowed are at most ",
+                                            context.limits.max_prompt_tokens, " (--max_prompt_tokens)"));
+    return violations.ToStatus();
+  }
+  return ids;
+}
+
+std::shared_ptr<const SamplingParams> MakeSampling(const v1::GenerationSpec& spec,
+                                                   const std::vector<int32_t>& stop_tokens, uint64_t seed) {
+  auto params = std::make_shared<SamplingParams>();
+  const v1::SamplingOptions& options = spec.sampling();
+  if (options.has_temperature()) params->temperature = options.temperature();
+  params->top_k = options.top_k();
+  if (options.has_top_p()) params->top_p = options.top_p();
+  params->min_p = options.min_p();
+  if (options.has_repetition_penalty()) params->repetition_penalty = options.repetition_penalty();
+  params->presence_penalty = options.presence_penalty();
+  params->frequency_penalty = options.frequency_penalty();
+  for (const v1::LogitBias& bias : options.logit_bias()) params->logit_bias.emplace_back(bias.token_id(), bias.bias());
+  params->seed = seed;
+  params->min_tokens = spec.stopping().min_tokens();
+  params->masked_until_min_tokens = stop_tokens;
+  if (spec.output().has_top_logprobs()) params->top_logprobs = spec.output().top_logprobs();
+  return params;
+}
+
+std::vector<int32_t> StopTokens(const ServiceContext& context, const v1::GenerationSpec& spec) {
+  std::vector<int32_t> ids(spec.stopping().stop_token_ids().begin(), spec.stopping().stop_token_ids().end());
+  const bool has_eos = context.eos && std::find(ids.begin(), ids.end(), *context.eos) != ids.end();
+  if (context.eos && !has_eos && !spec.stopping().ignore_eos()) ids.push_back(*context.eos);
+  return ids;
+}
+
+// A request_id that was used before and has ended: what was sent then, computed from the log.
+absl::StatusOr<std::shared_ptr<GenerationEvents>> Replay(ServiceContext* context, const v1::GenerationSpec& spec,
+                                                         const std::string& session_id, const RequestRecord& record) {
+  const bool has_outcome = record.state == RequestState::kFinished || record.state == RequestState::kCancelled;
+  v1::GenerationFinished finished;
+  if (!has_outcome || !finished.ParseFromString(record.outcome)) {
+    const bool parked = record.state == RequestState::kInterrupted;
+    return WithDetails(
+        absl::FailedPreconditionError(StrCat("request ", ShowValue(record.request_id),
+                                             parked ? " was interrupted" : " failed", " at position ",
+                                             record.end_position, "; go on from there with a new request_id")),
+        {.reason = parked ? "REQUEST_PARKED" : "REQUEST_FAILED",
+         .metadata = {{"position", StrCat(record.end_position)}},
+         .preconditions = {{"REQUEST_STATE", SessionName(session_id), parked ? "interrupted" : "failed"}}});
+  }
+  std::deque<v1::GenerationEvent> events;
+  RunningDigest digest(record.branch, record.request_id);
+  v1::GenerationStarted* started = events.emplace_back().mutable_started();
+  started->set_session(SessionName(session_id));
+  started->set_request_id(record.request_id);
+  started->set_branch(record.branch);
+  started->set_start_position(record.start_position);
+  started->set_prompt_tokens(record.prompt_tokens);
+  started->set_seed(static_cast<int64_t>(record.seed));
+  started->set_max_tokens(spec.stopping().has_max_tokens() ? spec.stopping().max_tokens()
+                                                           : context->limits.default_max_tokens);
+  started->set_durable_position(record.end_position);
+  started->set_digest(digest.bytes());
+  started->set_replayed(true);
+
+  const int64_t first = record.start_position + record.prompt_tokens + 1;
+  if (spec.output().echo() && record.prompt_tokens > 0) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
+                     context->sessions->ReadLog(session_id, record.start_position + 1, first - 1));
+    AppendEcho(*context->codec, prompt, record.start_position, &events);
+  }
+  if (finished.position() >= first) {
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                     context->sessions->ReadLog(session_id, first, finished.position()));
+    const std::vector<int32_t> stop_tokens = StopTokens(*context, spec);
+    TextAssembler assembler(&context->codec->token_bytes(),
+                            {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()});
+    TextAssembler::Released released;
+    const auto flush = [&] {
+      if (released.empty()) return;
+      v1::GenerationChunk* chunk = events.emplace_back().mutable_chunk();
+      for (const TokenOutput& token : released.tokens) {
+        chunk->add_token_ids(token.id);
+        digest.Add(token.id);
+      }
+      chunk->set_text(std::move(released.text));
+      chunk->set_position(assembler.released_position());
+      chunk->set_durable_position(record.end_position);
+      chunk->set_digest(digest.bytes());
+      released = {};
+    };
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const bool stop = std::find(stop_tokens.begin(), stop_tokens.end(), ids[i]) != stop_tokens.end();
+      TokenOutput token;
+      token.id = ids[i];
+      token.position = first + static_cast<int64_t>(i);
+      if (!stop) assembler.Append(std::move(token), &released);
+      if (released.tokens.size() >= 16384) flush();
+    }
+    assembler.Finish(&released);
+    flush();
+  }
+  finished.set_durable_position(record.end_position);
+  *events.emplace_back().mutable_finished() = std::move(finished);
+  return std::make_shared<StoredEvents<v1::GenerationEvent>>(std::move(events));
+}
+
+// The session to write, made if the request asks for that. Empty id: ephemeral.
+absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::GenerationSpec& spec) {
+  const std::string id = spec.session().empty() ? "" : *ParseSessionName(spec.session());
+  if (id.empty()) {
+    if (!spec.create_session()) return SessionInfo();
+    return context->sessions->Create("", absl::InfiniteDuration(), {});
+  }
+  absl::StatusOr<SessionInfo> found = context->sessions->Get(id);
+  if (!absl::IsNotFound(found.status()) || !spec.create_session()) return found;
+  absl::StatusOr<SessionInfo> created = context->sessions->Create(id, absl::InfiniteDuration(), {});
+  return absl::IsAlreadyExists(created.status()) ? context->sessions->Get(id) : created;  // another was faster
+}
+
+// The turn and the ids of the prompt. Whether text begins with bos depends on the session being empty, so a session
+// seen empty is asked to be so still; if another request was faster, both are read again.
+absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::GenerationSpec& spec, SessionInfo session,
+                                          uint64_t seed, absl::Time deadline, std::vector<int32_t>* prompt) {
+  for (int attempt = 1;; ++attempt) {
+    TurnSpec turn;
+    turn.session_id = session.id;
+    turn.request_id = spec.request_id();
+    turn.semantic_hash = SemanticHash(spec);
+    turn.params = spec.SerializeAsString();
+    if (spec.has_expected_position()) turn.expected_position = spec.expected_position();
+    if (spec.has_etag()) turn.etag = spec.etag();
+    turn.seed = seed;
+    turn.durability = ToDurability(spec.durability());
+    turn.wait = spec.wait_for_session();
+    turn.deadline = deadline;
+    ASSIGN_OR_RETURN(*prompt, EncodeInput(*context, spec, session.position == 0));
+    turn.prompt = *prompt;
+    if (prompt->empty() && session.position == 0) {
+      Violations violations;
+      violations.Add("spec.input", StrCat("has no tokens, and session '", session.id,
+                                          "' is empty; at least one token is needed to go on from"));
+      return violations.ToStatus();
+    }
+    const bool own_guard = session.position == 0 && !turn.expected_position;
+    if (own_guard && turn.request_id.empty()) turn.expected_position = 0;
+    absl::StatusOr<BeginTurnResult> begun = context->sessions->BeginTurn(std::move(turn));
+    if (!absl::IsAborted(begun.status()) || !own_guard || attempt == kStartAttempts) return begun;
+    ASSIGN_OR_RETURN(SessionInfo now, context->sessions->Get(session.id));
+    if (now.position == 0) return begun;  // busy, not moved
+    session = std::move(now);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context, const v1::GenerationSpec& spec,
+                                                        absl::Time arrival, absl::Time deadline) {
+  RETURN_IF_ERROR(CheckServing(*context));
+  Violations violations;
+  ValidateSpec(spec, context->limits, &violations);
+  RETURN_IF_ERROR(violations.ToStatus());
+  const bool has_session = !spec.session().empty() || spec.create_session();
+  if (has_session && spec.durability() == v1::DURABILITY_TOKEN) {
+    return WithDetails(absl::UnimplementedError("spec.durability TOKEN is not available yet; use TURN or NONE"),
+                       {.reason = "UNIMPLEMENTED"});
+  }
+  // Looked at before the prompt goes to the log; the engine has the last word.
+  if (context->engine->stats().waiting >= context->max_queue) {
+    return WithDetails(absl::UnavailableError(StrCat("the engine's queue is full (", context->max_queue, " requests)")),
+                       {.reason = "QUEUE_FULL", .retry_delay = absl::Seconds(1)});
+  }
+
+  const uint64_t seed = spec.sampling().has_seed() ? static_cast<uint64_t>(spec.sampling().seed()) : DrawSeed();
+  GenerationRun::Start start{.spec = spec, .arrival = arrival};
+  start.stop_tokens = StopTokens(*context, spec);
+  start.max_tokens =
+      spec.stopping().has_max_tokens() ? spec.stopping().max_tokens() : context->limits.default_max_tokens;
+  start.seed = seed;
+  EngineRequest request;
+  if (has_session) {
+    ASSIGN_OR_RETURN(const SessionInfo session, OpenSession(context, spec));
+    ASSIGN_OR_RETURN(BeginTurnResult begun, BeginTurn(context, spec, session, seed, deadline, &start.prompt));
+    if (begun.replay) return Replay(context, spec, session.id, *begun.replay);
+    start.turn = std::move(begun.turn);
+    request.session_key = start.turn->session().key;
+    request.head = start.turn->session().position;
+    request.recent.assign(start.turn->recent().begin(), start.turn->recent().end());
+  } else {
+    ASSIGN_OR_RETURN(start.prompt, EncodeInput(*context, spec, true));
+    if (start.prompt.empty()) {
+      violations.Add("spec.input", "has no tokens; without a session to go on with at least one is needed");
+      return violations.ToStatus();
+    }
+  }
+  request.prompt = start.prompt;
+  request.sampling = MakeSampling(spec, start.stop_tokens, seed);
+  request.max_tokens = start.max_tokens;
+  request.stop_tokens = start.stop_tokens;
+  request.stop_strings = {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()};
+  if (spec.output().has_prompt_logprobs()) {
+    request.prompt_logprobs = spec.output().prompt_logprobs();
+    request.score_first = request.head >= 1;
+  }
+  // A generation that goes on without its client is not bound by the client's deadline.
+  if (spec.on_disconnect() != v1::DISCONNECT_POLICY_CONTINUE) request.deadline = deadline;
+  if (spec.has_max_duration()) request.max_duration = *FromProto(spec.max_duration());
+  request.priority = spec.priority();
+
+  auto run = std::make_shared<GenerationRun>(context, std::move(start));
+  if (Turn* turn = run->turn()) {
+    request.restore = [run, turn, metrics = context->metrics]() -> absl::StatusOr<RestoredState> {
+      const absl::Time began = absl::Now();
+      absl::StatusOr<RestoredState> state = turn->Restore();
+      metrics->Add(Metric::kSessionRestoresTotal, 1, {state.ok() ? state->tier : "store", state.ok() ? "ok" : "error"});
+      if (state.ok()) {
+        metrics->Observe(Metric::kSessionRestoreDurationSeconds, absl::Now() - began, {state->tier});
+        metrics->Add(Metric::kSnapshotCorruptionTotal, state->damaged_snapshots);
+      }
+      return state;
+    };
+    if (!spec.request_id().empty()) context->registry.Add({turn->session().id, spec.request_id()}, run);
+  }
+  request.sink = run;
+  const absl::StatusOr<RequestHandle> handle = context->engine->Submit(std::move(request));
+  if (handle.ok()) {
+    run->SetHandle(*handle);
+  } else {
+    run->Abandon(handle.status());
+    return handle.status();
+  }
+  return run;
+}
+
+}  // namespace
+
+absl::Status CheckServing(const ServiceContext& context) {
+  if (!context.draining.load(std::memory_order_relaxed)) return absl::OkStatus();
+  return WithDetails(absl::UnavailableError("the server is going down; try again, on another one if there is one"),
+                     {.reason = "DRAINING", .retry_delay = absl::Seconds(1)});
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodeInput(const ServiceContext& context, const v1::GenerationSpec& spec,
+                                                 bool at_start) {
+  return Encode(context, spec, at_start, "spec.");
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodeInput(const ServiceContext& context, const v1::ScoreRequest& request,
+                                                 bool at_start) {
+  return Encode(context, request, at_start, "");
+}
+
+std::string SemanticHash(const v1::GenerationSpec& spec) {
+  v1::GenerationSpec meaning = spec;
+  meaning.DiscardUnknownFields();
+  meaning.clear_request_id();
+  meaning.clear_expected_position();
+  meaning.clear_etag();
+  meaning.clear_wait_for_session();
+  meaning.clear_output();
+  meaning.clear_on_disconnect();
+  meaning.clear_priority();
+  meaning.clear_durability();
+  const std::string bytes = meaning.SerializeAsString();
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  return std::string(reinterpret_cast<const char*>(canonical.digest), sizeof(canonical.digest));
+}
+
+absl::StatusOr<std::shared_ptr<GenerationEvents>> StartGeneration(ServiceContext* context,
+                                                                  const v1::GenerationSpec& spec, absl::Time arrival,
+                                                                  absl::Time deadline) {
+  absl::StatusOr<std::shared_ptr<GenerationEvents>> started = Start(context, spec, arrival, deadline);
+  if (!started.ok()) {
+    const std::string reason = GetDetails(started.status()).reason;
+    context->metrics->Add(Metric::kRequestsRejectedTotal, 1,
+                          {reason.empty() ? absl::StatusCodeToString(started.status().code()) : reason});
+  }
+  return started;
+}
+
+}  // namespace smt

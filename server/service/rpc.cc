@@ -1,0 +1,115 @@
+#include "server/service/rpc.h"
+
+#include "server/base/status_details.h"
+#include "server/base/strings.h"
+
+namespace smt {
+namespace {
+
+const char* CodeName(grpc::StatusCode code) {
+  // The names that gRPC's interceptors in other languages use for this metric.
+  static constexpr const char* kNames[] = {
+      "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
+      "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
+      "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
+      "DataLoss", "Unauthenticated"};
+  return code >= 0 && code < static_cast<int>(std::size(kNames)) ? kNames[code] : "Unknown";
+}
+
+absl::Status NotServedYet(const char* service, const char* method) {
+  return WithDetails(absl::UnimplementedError(StrCat(service, "/", method, " is not available in this version")),
+                     {.reason = "UNIMPLEMENTED"});
+}
+
+class FinishedUpload final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
+ public:
+  explicit FinishedUpload(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& call) {
+  const auto deadline = call.deadline();
+  // No deadline is gRPC's "infinite future", some centuries away.
+  if (deadline > std::chrono::system_clock::now() + std::chrono::hours(24 * 365 * 10)) return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+absl::Status PoolFull() {
+  return WithDetails(absl::UnavailableError("too many requests wait for the server's worker threads"),
+                     {.reason = "QUEUE_FULL", .retry_delay = absl::Seconds(1)});
+}
+
+RpcRecord::RpcRecord(ServerMetrics* metrics, const char* service, const char* method)
+    : metrics_(metrics), service_(service), method_(method), arrival_(absl::Now()) {}
+
+void RpcRecord::Ended(const grpc::Status& status) const {
+  metrics_->Add(Metric::kGrpcHandledTotal, 1, {service_, method_, CodeName(status.error_code())});
+  metrics_->Observe(Metric::kGrpcHandlingSeconds, absl::Now() - arrival_, {service_, method_});
+}
+
+std::shared_ptr<UnaryCall> UnaryCall::Make(RpcRecord record, grpc::ByteBuffer* response) {
+  auto call = std::shared_ptr<UnaryCall>(new UnaryCall(record, response));
+  call->self_ = call;
+  return call;
+}
+
+void UnaryCall::Reply(const absl::Status& status, grpc::ByteBuffer response) {
+  std::function<void()> hook;
+  {
+    absl::MutexLock lock(&mu_);
+    replied_ = true;
+    hook = std::move(cancel_hook_);  // what it holds is let go outside the lock
+    cancel_hook_ = nullptr;
+  }
+  *response_ = std::move(response);
+  const grpc::Status grpc_status = ToGrpcStatus(status);
+  record_.Ended(grpc_status);
+  Finish(grpc_status);
+}
+
+void UnaryCall::SetCancelHook(std::function<void()> hook) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (replied_) return;
+    if (!cancelled_) {
+      cancel_hook_ = std::move(hook);
+      return;
+    }
+  }
+  hook();
+}
+
+void UnaryCall::OnCancel() {
+  std::function<void()> hook;
+  {
+    absl::MutexLock lock(&mu_);
+    cancelled_ = true;
+    if (!replied_) hook = cancel_hook_;
+  }
+  if (hook) hook();
+}
+
+grpc::ServerUnaryReactor* UnimplementedUnary(ServiceContext* context, const char* service, const char* method,
+                                             grpc::ByteBuffer* out) {
+  auto call = UnaryCall::Make(RpcRecord(context->metrics, service, method), out);
+  call->Reply(NotServedYet(service, method));
+  return call.get();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* UnimplementedStream(ServiceContext* context, const char* service,
+                                                                const char* method) {
+  auto call = StreamCall<int>::Make(RpcRecord(context->metrics, service, method), nullptr);
+  call->Fail(NotServedYet(service, method));
+  return call.get();
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* UnimplementedUpload(ServiceContext* context, const char* service,
+                                                               const char* method) {
+  const grpc::Status status = ToGrpcStatus(NotServedYet(service, method));
+  RpcRecord(context->metrics, service, method).Ended(status);
+  return new FinishedUpload(status);
+}
+
+}  // namespace smt

@@ -1,0 +1,168 @@
+#include "server/service/session_service.h"
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "server/service/names.h"
+#include "server/service/proto_time.h"
+#include "server/service/validators.h"
+
+namespace smt {
+namespace {
+
+constexpr char kService[] = "smt.v1.SessionService";
+
+void ToProto(const SessionInfo& info, v1::Session* out) {
+  out->set_name(SessionName(info.id));
+  out->set_position(info.position);
+  out->set_branch(info.branch);
+  *out->mutable_create_time() = smt::ToProto(info.create_time);
+  *out->mutable_update_time() = smt::ToProto(info.update_time);
+  if (info.expire_time != absl::InfiniteFuture()) *out->mutable_expire_time() = smt::ToProto(info.expire_time);
+  if (info.ttl != absl::InfiniteDuration()) *out->mutable_ttl() = smt::ToProto(info.ttl);
+  out->mutable_labels()->insert(info.labels.begin(), info.labels.end());
+  out->set_etag(info.etag);
+  out->set_model_fingerprint(info.model_fingerprint);
+  out->set_active(info.active);
+}
+
+std::map<std::string, std::string> Labels(const v1::Session& session) {
+  return {session.labels().begin(), session.labels().end()};
+}
+
+absl::Duration Ttl(const v1::Session& session) {
+  return session.has_ttl() ? *FromProto(session.ttl()) : absl::InfiniteDuration();
+}
+
+// Counts the operation and passes its status on.
+absl::Status Counted(ServiceContext* context, const char* op, absl::Status status) {
+  context->metrics->Add(Metric::kSessionOperationsTotal, 1,
+                        {op, status.ok() ? "ok" : absl::StatusCodeToString(status.code())});
+  return status;
+}
+
+absl::Status Answer(ServiceContext* context, const char* op, const absl::StatusOr<SessionInfo>& info,
+                    v1::Session* out) {
+  if (info.ok()) ToProto(*info, out);
+  return Counted(context, op, info.status());
+}
+
+// "Same name, same ttl and labels, still empty" is what a retried creation finds.
+bool IsRetriedCreation(const SessionInfo& info, const v1::CreateSessionRequest& request) {
+  return info.position == 0 && info.ttl == Ttl(request.session()) && info.labels == Labels(request.session());
+}
+
+}  // namespace
+
+SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes* request, Bytes* response) {
+  return RunUnary<v1::CreateSessionRequest, v1::CreateSessionResponse>(
+      context_, request, response, kService, "CreateSession",
+      [context = context_](const v1::CreateSessionRequest& in, v1::CreateSessionResponse* out) -> absl::Status {
+        Violations violations;
+        ValidateCreateSession(in, context->limits, &violations);
+        if (!violations.empty()) return violations.ToStatus();
+        absl::StatusOr<SessionInfo> info =
+            context->sessions->Create(in.session_id(), Ttl(in.session()), Labels(in.session()));
+        if (absl::IsAlreadyExists(info.status()) && !in.request_id().empty() && !in.session_id().empty()) {
+          absl::StatusOr<SessionInfo> present = context->sessions->Get(in.session_id());
+          if (present.ok() && IsRetriedCreation(*present, in)) info = std::move(present);
+        }
+        return Answer(context, "create", info, out->mutable_session());
+      });
+}
+
+SessionServiceImpl::Unary* SessionServiceImpl::GetSession(Call*, const Bytes* request, Bytes* response) {
+  return RunUnary<v1::GetSessionRequest, v1::GetSessionResponse>(
+      context_, request, response, kService, "GetSession",
+      [context = context_](const v1::GetSessionRequest& in, v1::GetSessionResponse* out) -> absl::Status {
+        Violations violations;
+        ValidateSessionName("name", in.name(), &violations);
+        if (!violations.empty()) return violations.ToStatus();
+        return Answer(context, "get", context->sessions->Get(*ParseSessionName(in.name())), out->mutable_session());
+      });
+}
+
+SessionServiceImpl::Unary* SessionServiceImpl::ListSessions(Call*, const Bytes* request, Bytes* response) {
+  return RunUnary<v1::ListSessionsRequest, v1::ListSessionsResponse>(
+      context_, request, response, kService, "ListSessions",
+      [context = context_](const v1::ListSessionsRequest& in, v1::ListSessionsResponse* out) -> absl::Status {
+        Violations violations;
+        ValidatePage(in.page_size(), &violations);
+        if (!violations.empty()) return violations.ToStatus();
+        const absl::StatusOr<SessionManager::Page> page = context->sessions->List(in.page_size(), in.page_token());
+        if (page.ok()) {
+          for (const SessionInfo& info : page->sessions) ToProto(info, out->add_sessions());
+          out->set_next_page_token(page->next_page_token);
+        }
+        return Counted(context, "list", page.status());
+      });
+}
+
+SessionServiceImpl::Unary* SessionServiceImpl::UpdateSession(Call*, const Bytes* request, Bytes* response) {
+  return RunUnary<v1::UpdateSessionRequest, v1::UpdateSessionResponse>(
+      context_, request, response, kService, "UpdateSession",
+      [context = context_](const v1::UpdateSessionRequest& in, v1::UpdateSessionResponse* out) -> absl::Status {
+        Violations violations;
+        ValidateUpdateSession(in, context->limits, &violations);
+        if (!violations.empty()) return violations.ToStatus();
+        const v1::Session& session = in.session();
+        bool ttl = false, labels = false;
+        for (const std::string& path : in.update_mask().paths()) {
+          ttl |= path == "ttl" || path == "*";
+          labels |= path == "labels" || path == "*";
+        }
+        if (in.update_mask().paths().empty()) {
+          ttl = session.has_ttl();
+          labels = !session.labels().empty();
+        }
+        SessionManager::Update update;
+        if (ttl) update.ttl = Ttl(session);
+        if (labels) update.labels = Labels(session);
+        if (!session.etag().empty()) update.etag = session.etag();
+        return Answer(context, "update", context->sessions->UpdateSession(*ParseSessionName(session.name()), update),
+                      out->mutable_session());
+      });
+}
+
+SessionServiceImpl::Unary* SessionServiceImpl::DeleteSession(Call*, const Bytes* request, Bytes* response) {
+  return RunUnary<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
+      context_, request, response, kService, "DeleteSession",
+      [context = context_](const v1::DeleteSessionRequest& in, v1::DeleteSessionResponse*) -> absl::Status {
+        Violations violations;
+        ValidateDeleteSession(in, &violations);
+        if (!violations.empty()) return violations.ToStatus();
+        std::optional<std::string> etag;
+        if (in.has_etag()) etag = in.etag();
+        absl::Status status = context->sessions->Delete(*ParseSessionName(in.name()), etag);
+        if (absl::IsNotFound(status) && in.allow_missing()) status = absl::OkStatus();
+        return Counted(context, "delete", status);
+      });
+}
+
+SessionServiceImpl::Unary* SessionServiceImpl::ForkSession(Call*, const Bytes*, Bytes* response) {
+  return UnimplementedUnary(context_, kService, "ForkSession", response);
+}
+SessionServiceImpl::Unary* SessionServiceImpl::CreateCheckpoint(Call*, const Bytes*, Bytes* response) {
+  return UnimplementedUnary(context_, kService, "CreateCheckpoint", response);
+}
+SessionServiceImpl::Unary* SessionServiceImpl::ListCheckpoints(Call*, const Bytes*, Bytes* response) {
+  return UnimplementedUnary(context_, kService, "ListCheckpoints", response);
+}
+SessionServiceImpl::Unary* SessionServiceImpl::DeleteCheckpoint(Call*, const Bytes*, Bytes* response) {
+  return UnimplementedUnary(context_, kService, "DeleteCheckpoint", response);
+}
+SessionServiceImpl::Unary* SessionServiceImpl::RollbackSession(Call*, const Bytes*, Bytes* response) {
+  return UnimplementedUnary(context_, kService, "RollbackSession", response);
+}
+SessionServiceImpl::Stream* SessionServiceImpl::ExportSession(Call*, const Bytes*) {
+  return UnimplementedStream(context_, kService, "ExportSession");
+}
+SessionServiceImpl::Upload* SessionServiceImpl::ImportSession(Call*, Bytes*) {
+  return UnimplementedUpload(context_, kService, "ImportSession");
+}
+SessionServiceImpl::Stream* SessionServiceImpl::VerifySession(Call*, const Bytes*) {
+  return UnimplementedStream(context_, kService, "VerifySession");
+}
+
+}  // namespace smt
