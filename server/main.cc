@@ -1,0 +1,164 @@
+// smt_server: serves one Stride Memory Transformer over gRPC. Flags, signals, exit status; server.cc does the rest.
+//
+// stdout gets one line of JSON when it serves; everything else is logged on stderr. Exit status: 0 after SIGTERM or
+// SIGINT, 1 bad flags, 2 the model, 3 the store, 4 an address, 5 the device.
+#include <signal.h>
+
+#include <cstdio>
+#include <string>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/usage.h"
+#include "absl/time/time.h"
+#include "model/io/atomic_file.h"
+#include "server/base/flag_sources.h"
+#include "server/base/log.h"
+#include "server/base/strings.h"
+#include "server/server.h"
+#include "server/server_options.h"
+
+const smt::ServerOptions& Default() {
+  static const auto* options = new smt::ServerOptions;
+  return *options;
+}
+
+ABSL_FLAG(std::string, config, "", "YAML or JSON file with values of these flags: a mapping of names to values.");
+ABSL_FLAG(std::string, model_dir, "",
+          "Folder of the model: config.json, model.safetensors, vocab.json, merges.txt. Required.");
+ABSL_FLAG(std::string, store_dir, "", "Folder of the sessions; made if missing. One server at a time. Required.");
+ABSL_FLAG(std::string, listen_address, Default().listen_address, "HOST:PORT of the gRPC API; port 0 picks a free one.");
+ABSL_FLAG(std::string, metrics_address, Default().metrics_address,
+          "HOST:PORT of /metrics, /healthz and /readyz (plain HTTP); port 0 picks a free one, empty is none.");
+ABSL_FLAG(std::string, address_file, Default().address_file,
+          "File that gets the line of JSON which says where the server serves, written in one piece. Empty: none.");
+ABSL_FLAG(std::string, device, Default().device,
+          "Where the model runs: cpu, cuda, cuda:N, or auto (a GPU where there is one, else the CPU).");
+ABSL_FLAG(std::string, dtype, Default().dtype,
+          "Number format of the window: float32, bfloat16, or auto (float32). The memory path is float32 always.");
+ABSL_FLAG(bool, deterministic, Default().deterministic,
+          "Whether a session's tokens depend on its ids and seed alone, bit for bit, whatever else is in the batch.");
+ABSL_FLAG(std::string, window_policy, "", "hop or slide. Empty: what the model's config.json says.");
+ABSL_FLAG(int32_t, max_slots, Default().max_slots, "Sessions on the device at the same time, 1 to 65536.");
+ABSL_FLAG(int32_t, max_queue, Default().max_queue,
+          "Requests that may wait for a slot; more are refused with UNAVAILABLE. 0 to 1048576.");
+ABSL_FLAG(int32_t, ingest_tokens_per_step, Default().ingest_tokens_per_step,
+          "Prompt tokens absorbed in one step while streams are running, 1 to 1048576.");
+ABSL_FLAG(int32_t, worker_threads, Default().worker_threads,
+          "Threads for store I/O and tokenising, 1 to 1024; as many again wait for busy sessions.");
+ABSL_FLAG(int64_t, max_sessions, Default().max_sessions, "Sessions in the store; 0 is no limit.");
+ABSL_FLAG(absl::Duration, request_ttl, Default().request_ttl,
+          "How long outcomes of request_ids are kept, 1s to 8760h.");
+ABSL_FLAG(int64_t, store_min_free_bytes, Default().store_min_free_bytes,
+          "Bytes of disk below which writes are refused with RESOURCE_EXHAUSTED.");
+ABSL_FLAG(absl::Duration, drain_delay, Default().drain_delay,
+          "After SIGTERM, how long requests are still accepted while load balancers notice, 0s to 1h.");
+ABSL_FLAG(absl::Duration, max_connection_age, Default().max_connection_age,
+          "Age at which connections are asked to reconnect, 1s to 576h, or inf.");
+ABSL_FLAG(int64_t, max_prompt_bytes, Default().limits.max_prompt_bytes, "Bytes of a prompt's text, 1 to 1073741824.");
+ABSL_FLAG(int64_t, max_prompt_tokens, Default().limits.max_prompt_tokens, "Tokens of a prompt, 1 to 134217728.");
+ABSL_FLAG(int64_t, max_tokens_limit, Default().limits.max_tokens, "Largest max_tokens a request may ask for.");
+ABSL_FLAG(int64_t, default_max_tokens, Default().limits.default_max_tokens,
+          "max_tokens of requests that do not say, in tokens.");
+ABSL_FLAG(std::string, log_level, "info", "Least severity that is logged: debug, info, warning, error.");
+
+namespace smt {
+namespace {
+
+absl::StatusOr<ServerOptions> OptionsFromFlags() {
+  ServerOptions options;
+  options.model_dir = absl::GetFlag(FLAGS_model_dir);
+  options.store_dir = absl::GetFlag(FLAGS_store_dir);
+  options.listen_address = absl::GetFlag(FLAGS_listen_address);
+  options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
+  options.address_file = absl::GetFlag(FLAGS_address_file);
+  options.device = absl::GetFlag(FLAGS_device);
+  options.dtype = absl::GetFlag(FLAGS_dtype);
+  options.deterministic = absl::GetFlag(FLAGS_deterministic);
+  options.max_slots = absl::GetFlag(FLAGS_max_slots);
+  options.max_queue = absl::GetFlag(FLAGS_max_queue);
+  options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
+  options.worker_threads = absl::GetFlag(FLAGS_worker_threads);
+  options.max_sessions = absl::GetFlag(FLAGS_max_sessions);
+  options.request_ttl = absl::GetFlag(FLAGS_request_ttl);
+  options.store_min_free_bytes = absl::GetFlag(FLAGS_store_min_free_bytes);
+  options.drain_delay = absl::GetFlag(FLAGS_drain_delay);
+  options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
+  options.limits.max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes);
+  options.limits.max_prompt_tokens = absl::GetFlag(FLAGS_max_prompt_tokens);
+  options.limits.max_tokens = absl::GetFlag(FLAGS_max_tokens_limit);
+  options.limits.default_max_tokens = absl::GetFlag(FLAGS_default_max_tokens);
+  std::vector<std::string> errors = options.Validate();
+  if (const std::string policy = absl::GetFlag(FLAGS_window_policy); !policy.empty()) {
+    options.window_policy = ParseWindowPolicy(policy);
+    if (!options.window_policy) errors.push_back(FlagError("window_policy", policy, "must be hop, slide or empty"));
+  }
+  const std::string level = absl::GetFlag(FLAGS_log_level);
+  if (const auto parsed = ParseLogLevel(level); parsed.ok()) {
+    SetLogLevel(*parsed);
+  } else {
+    errors.push_back(FlagError("log_level", level, "must be debug, info, warning or error"));
+  }
+  if (!errors.empty()) return absl::InvalidArgumentError(StrJoin(errors, "; "));
+  return options;
+}
+
+int Refuse(int exit_code, const absl::Status& status) {
+  LogError("cannot start", {{"reason", std::string(status.message())},
+                            {"code", absl::StatusCodeToString(status.code())},
+                            {"exit_status", exit_code}});
+  return exit_code;
+}
+
+int Main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "serves a Stride Memory Transformer over gRPC.\n\n"
+      "  smt_server --model_dir=models/books-6m --store_dir=/var/lib/smt\n\n"
+      "Each flag can also stand in the file --config names, or in the environment (SMT_MODEL_DIR for --model_dir); the "
+      "command line wins, then the environment, then the file.");
+  const auto rest = ParseFlagSources(argc, argv);
+  if (!rest.ok()) return Refuse(Server::kBadFlags, rest.status());
+  if (!rest->empty()) {
+    return Refuse(Server::kBadFlags,
+                  absl::InvalidArgumentError(StrCat("'", rest->front(), "' is not a flag; see --help")));
+  }
+  const auto options = OptionsFromFlags();
+  if (!options.ok()) return Refuse(Server::kBadFlags, options.status());
+
+  // Signals are taken by this thread alone; threads made from here on inherit the mask.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  Server::ExitCode exit_code = Server::kOk;
+  auto server = Server::Start(*options, &exit_code);
+  if (!server.ok()) return Refuse(exit_code, server.status());
+  const std::string line = (*server)->Announcement() + "\n";
+  if (!options->address_file.empty()) {
+    if (absl::Status status = WriteFileAtomically(options->address_file, line); !status.ok()) {
+      return Refuse(Server::kBadFlags, absl::InvalidArgumentError(FlagError("address_file", options->address_file,
+                                                                            std::string(status.message()))));
+    }
+  }
+  std::fputs(line.c_str(), stdout);
+  std::fflush(stdout);
+
+  const timespec second = {.tv_sec = 1, .tv_nsec = 0};
+  int signal_number;
+  while ((signal_number = sigtimedwait(&signals, nullptr, &second)) < 0) (*server)->CheckHealth();
+  LogInfo("going down", {{"signal", signal_number}});
+  // A second signal ends the process at once: what is durable stays so.
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  (*server)->Stop();
+  LogInfo("stopped");
+  return Server::kOk;
+}
+
+}  // namespace
+}  // namespace smt
+
+int main(int argc, char** argv) { return smt::Main(argc, argv); }

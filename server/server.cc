@@ -1,0 +1,242 @@
+#include "server/server.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "model/base/status_macros.h"
+#include "model/checkpoint.h"
+#include "model/device.h"
+#include "model/runners.h"
+#include "model/tokenizer/tokenizer.h"
+#include "server/base/log.h"
+#include "server/base/strings.h"
+#include "server/engine/torch_executor.h"
+#include "server/model_description.h"
+#include "server/service/tokenizer_codec.h"
+#include "server/store/rocksdb_store.h"
+
+namespace smt {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+constexpr absl::Duration kShutdownGrace = absl::Seconds(2);  // for streams that have ended to be read to their end
+
+std::string WithPort(const std::string& address, int port) {
+  return StrCat(address.substr(0, address.rfind(':') + 1), port);
+}
+
+absl::StatusOr<Tokenizer> LoadTokenizer(const std::string& model_dir, const StrideHybridConfig& config) {
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(model_dir));
+  if (tokenizer.vocab_size() > config.vocab_size) {
+    return absl::InvalidArgumentError(StrCat(model_dir, ": vocab.json has ", tokenizer.vocab_size(),
+                                             " tokens, more than config.json's vocab_size ", config.vocab_size));
+  }
+  for (const auto& id : {config.bos_token_id, config.eos_token_id}) {
+    if (id && *id < tokenizer.vocab_size()) RETURN_IF_ERROR(tokenizer.MarkSpecial(static_cast<int32_t>(*id)));
+  }
+  return tokenizer;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, ExitCode* exit_code) {
+  auto server = std::unique_ptr<Server>(new Server(options));
+  const auto fail = [&](ExitCode code, const absl::Status& status) {
+    *exit_code = code;
+    return status;
+  };
+  if (absl::Status status = server->StartModel(exit_code); !status.ok()) return status;
+  if (absl::Status status = server->StartStore(); !status.ok()) return fail(kStore, status);
+  if (absl::Status status = server->StartPorts(); !status.ok()) return fail(kAddress, status);
+  *exit_code = kOk;
+  return server;
+}
+
+absl::Status Server::StartModel(ExitCode* exit_code) {
+  *exit_code = kBadFlags;
+  RETURN_IF_ERROR(ParseDevice(options_.device).status());
+
+  *exit_code = kModel;
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(options_.model_dir));
+  for (const std::string& warning : checkpoint->warnings()) LogWarning(warning, {{"model_dir", options_.model_dir}});
+  const StrideHybridConfig& config = checkpoint->config();
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, LoadTokenizer(options_.model_dir, config));
+  codec_ = std::make_unique<TokenizerCodec>(std::move(tokenizer));
+  fingerprint_ = checkpoint->Fingerprint();
+
+  *exit_code = kDevice;
+  RunnerOptions runner;
+  runner.model_dir = options_.model_dir;
+  runner.device = options_.device;
+  runner.dtype = options_.dtype;
+  runner.deterministic = options_.deterministic;
+  runner.slots = options_.max_slots;
+  runner.window_policy = options_.window_policy;
+  std::string note;
+  ASSIGN_OR_RETURN(executor_, NewTorchExecutor(runner, &note));
+  if (!note.empty()) LogInfo("using the CPU", {{"reason", note}});
+  info_ = executor_->info();
+
+  context_.limits = options_.limits;
+  context_.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  context_.max_queue = options_.max_queue;
+  if (config.bos_token_id) context_.bos = static_cast<int32_t>(*config.bos_token_id);
+  if (config.eos_token_id) context_.eos = static_cast<int32_t>(*config.eos_token_id);
+  context_.model = DescribeModel(options_.model_dir, fingerprint_, config,
+                                 options_.window_policy.value_or(config.window_policy), info_, context_.limits);
+  LogInfo("model loaded", {{"model", context_.model.name()},
+                           {"fingerprint", fingerprint_},
+                           {"device", info_.device},
+                           {"dtype", info_.dtype},
+                           {"numerics_id", info_.numerics_id},
+                           {"slots", info_.slots},
+                           {"state_bytes", info_.state_bytes}});
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartStore() {
+  RocksDbStoreOptions store_options;
+  store_options.dir = options_.store_dir;
+  store_options.min_free_bytes = options_.store_min_free_bytes;
+  store_options.on_sync = [this](absl::Duration d) { metrics_.Observe(Metric::kStoreSyncDurationSeconds, d); };
+  ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenRocksDbStore(std::move(store_options)));
+
+  SessionManager::Options session_options;
+  session_options.model_fingerprint = fingerprint_;
+  session_options.numerics_id = info_.numerics_id;
+  session_options.state_bytes = info_.state_bytes;
+  session_options.input_tokens = info_.input_tokens;
+  session_options.request_ttl = options_.request_ttl;
+  session_options.max_sessions = options_.max_sessions;
+  session_options.on_removed = [this](std::string_view key) {
+    if (Engine* engine = engine_for_removals_.load()) engine->Discard(key);
+  };
+  ASSIGN_OR_RETURN(sessions_, SessionManager::Open(std::move(session_options), std::move(store)));
+
+  Engine::Options engine_options;
+  engine_options.ingest_tokens_per_step = options_.ingest_tokens_per_step;
+  engine_options.max_queue = options_.max_queue;
+  engine_options.token_bytes = &codec_->token_bytes();
+  engine_options.on_evicted = [this](const std::string& key, int64_t position,
+                                     std::shared_ptr<const StateBuffer> state) {
+    metrics_.Observe(Metric::kSessionSnapshotSizeBytes, static_cast<double>(state->size()));
+    sessions_->SaveEvicted(key, position, std::move(state));
+  };
+  engine_options.on_fault = [this](const absl::Status& status) {
+    LogError("the device failed; sessions are safe, this process can no longer generate", {{"status", status}});
+    faulted_ = true;  // CheckHealth tells the health service
+  };
+  engine_metrics_ = NewEngineMetrics(&metrics_);
+  engine_ = std::make_unique<Engine>(std::move(engine_options), std::move(executor_), engine_metrics_.get());
+  engine_for_removals_ = engine_.get();
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartPorts() {
+  pool_ = std::make_unique<ThreadPool>("worker", options_.worker_threads, 16384);
+  waiters_ = std::make_unique<ThreadPool>("waiter", options_.worker_threads, 16384);
+  context_.engine = engine_.get();
+  context_.sessions = sessions_.get();
+  context_.codec = codec_.get();
+  context_.metrics = &metrics_;
+  context_.pool = pool_.get();
+  context_.waiters = waiters_.get();
+
+  GrpcServer::Options grpc_options;
+  grpc_options.address = options_.listen_address;
+  grpc_options.max_connection_age = options_.max_connection_age;
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(std::move(grpc_options), &context_));
+
+  metrics_.Set(Metric::kBuildInfo, 1, {kVersion, info_.device, info_.dtype});
+  metrics_.Set(Metric::kModelInfo, 1, {context_.model.name(), fingerprint_});
+  metrics_.SetCollectHook([this] { CollectMetrics(); });
+  if (!options_.metrics_address.empty()) {
+    HttpServer::Options http_options;
+    http_options.address = options_.metrics_address;
+    http_options.metrics = [this] { return metrics_.Text(); };
+    http_options.ready = [this] { return ready_.load(); };
+    ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(http_options)));
+  }
+  ready_ = true;
+  grpc_->SetReady(true);
+  return absl::OkStatus();
+}
+
+std::string Server::Announcement() const {
+  nlohmann::ordered_json line;
+  line["event"] = "serving";
+  line["address"] = WithPort(options_.listen_address, grpc_->port());
+  line["metrics_address"] = http_ ? WithPort(options_.metrics_address, http_->port()) : "";
+  line["model"] = context_.model.name();
+  line["fingerprint"] = fingerprint_;
+  line["device"] = info_.device;
+  line["dtype"] = info_.dtype;
+  line["deterministic"] = info_.deterministic;
+  line["slots"] = info_.slots;
+  line["version"] = kVersion;
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+void Server::CheckHealth() {
+  const absl::Status store = sessions_->Health();
+  const bool ready = store.ok() && !faulted_;
+  if (ready == ready_.load()) return;
+  if (!store.ok()) LogError("the store does not write", {{"status", store}});
+  LogInfo(ready ? "ready" : "not ready");
+  ready_ = ready;
+  grpc_->SetReady(ready);
+  grpc_->SetLive(!faulted_);
+}
+
+void Server::CollectMetrics() {
+  const EngineStats stats = engine_->stats();
+  metrics_.Set(Metric::kNumRequestsRunning, static_cast<double>(stats.running));
+  metrics_.Set(Metric::kNumRequestsWaiting, static_cast<double>(stats.waiting));
+  metrics_.Set(Metric::kStateSlots, stats.slots_active, {"active"});
+  metrics_.Set(Metric::kStateSlots, stats.slots_idle, {"idle"});
+  metrics_.Set(Metric::kStateSlots, stats.slots_free, {"free"});
+  metrics_.Set(Metric::kSessions, stats.slots_active, {"active"});
+  metrics_.Set(Metric::kSessions, stats.slots_idle, {"resident"});
+  metrics_.Set(Metric::kStreamsParked, static_cast<double>(stats.paused), {"slow_reader"});
+  metrics_.Set(Metric::kStoreFreeBytes, static_cast<double>(sessions_->StoreFreeBytes()));
+  metrics_.Set(Metric::kDraining, context_.draining ? 1 : 0);
+  const int64_t errors = sessions_->counters().store_errors;
+  metrics_.Add(Metric::kStoreErrorsTotal, static_cast<double>(errors - store_errors_seen_), {"rocksdb", "commit"});
+  store_errors_seen_ = errors;
+}
+
+void Server::Stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  ready_ = false;
+  if (grpc_) {
+    grpc_->SetReady(false);
+    absl::SleepFor(options_.drain_delay);
+  }
+  context_.draining = true;
+  if (engine_) engine_->Drain();  // running streams end here, with their position
+  if (sessions_) {
+    if (absl::Status status = sessions_->Flush(); !status.ok()) LogError("flush failed", {{"status", status}});
+  }
+  if (grpc_) grpc_->Shutdown(kShutdownGrace);
+  metrics_.SetCollectHook(nullptr);
+  http_.reset();
+}
+
+Server::~Server() {
+  if (grpc_) Stop();
+  grpc_.reset();
+  http_.reset();
+  // Tasks use the engine and the sessions; the sessions' writer may still schedule tasks, which a pool that has shut
+  // down refuses.
+  if (pool_) pool_->Shutdown();
+  if (waiters_) waiters_->Shutdown();
+  engine_for_removals_ = nullptr;
+  if (engine_) engine_->Drain();
+  sessions_.reset();
+  engine_.reset();
+}
+
+}  // namespace smt

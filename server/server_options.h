@@ -1,0 +1,40 @@
+// Everything that decides how a server runs. Filled from flags by main.cc; defaults are the flags' defaults.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "model/config.h"
+#include "server/service/request_limits.h"
+
+namespace smt {
+
+struct ServerOptions {
+  std::string model_dir;
+  std::string store_dir;
+  std::string listen_address = "127.0.0.1:50051";
+  std::string metrics_address = "127.0.0.1:9090";  // empty: none
+  std::string address_file;                        // empty: none
+  std::string device = "auto";
+  std::string dtype = "auto";
+  bool deterministic = true;
+  std::optional<WindowPolicy> window_policy;  // over the model's
+  int32_t max_slots = 64;
+  int32_t max_queue = 1024;
+  int32_t ingest_tokens_per_step = 256;
+  int32_t worker_threads = 16;
+  int64_t max_sessions = 0;
+  absl::Duration request_ttl = absl::Hours(24);
+  int64_t store_min_free_bytes = int64_t{64} << 20;
+  absl::Duration drain_delay = absl::Seconds(5);
+  absl::Duration max_connection_age = absl::InfiniteDuration();
+  RequestLimits limits;
+
+  // Every violation: "--max_slots=0: must be 1 to 65536".
+  std::vector<std::string> Validate() const;
+};
+
+}  // namespace smt
