@@ -147,7 +147,9 @@ configure() {
     step "Configuring ($preset)" cmake --preset "$preset" "$@" ${LIBTORCH:+-DCMAKE_PREFIX_PATH="$LIBTORCH"}
 }
 
-# build PRESET [TARGET…]
+has_target() { ninja -C "build/$1" -t targets all 2>/dev/null | grep -q "^$2: "; }
+
+# build PRESET [TARGET…]   a program is the target bin/NAME
 build() {
   local preset=$1
   shift
