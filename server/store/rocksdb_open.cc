@@ -104,8 +104,8 @@ absl::Status CheckFormat(const std::string& dir) {
   return absl::OkStatus();
 }
 
-// RocksDB's own recovery from a full disk waits for room for every write buffer, hundreds of MiB. The store resumes it
-// itself, at the next write that finds room.
+// RocksDB's own recovery from a full disk waits for room for every write buffer, hundreds of MiB. The store opens the
+// database anew instead, at the next write that finds room.
 class NoAutoRecovery final : public rocksdb::EventListener {
  public:
   const char* Name() const override { return "NoAutoRecovery"; }

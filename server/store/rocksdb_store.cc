@@ -1,5 +1,5 @@
-// One mutex orders all mutations: check, then one WriteBatch for the group, then one sync. Reads take no lock: RocksDB
-// gives each a consistent view, and only a session's one writer changes what its own reads depend on.
+// One mutex orders all mutations: check, then one WriteBatch for the group, then one sync. Reads run beside them:
+// RocksDB gives each a consistent view, and only a session's one writer changes what its own reads depend on.
 #include "server/store/rocksdb_store.h"
 
 #include <rocksdb/env.h>
@@ -26,7 +26,8 @@ using namespace store_internal;  // NOLINT: the other half of this class
 using rocksdb::Slice;
 
 constexpr uint16_t kRecordVersion = 1;
-constexpr size_t kMaxSegmentIds = 4096;     // a reader decodes whole segments
+constexpr size_t kMaxSegmentIds = 4096;  // a reader decodes whole segments
+constexpr int64_t kReopenBytes = int64_t{8} << 20;
 constexpr size_t kMaxSingleDeletes = 1024;  // beyond it a range tombstone is cheaper
 
 std::string_view View(const Slice& s) { return {s.data(), s.size()}; }
@@ -42,14 +43,18 @@ class RocksDbStore final : public SessionStore {
 
   ~RocksDbStore() override {
     // A clean end leaves nothing in the write-ahead log, where a damaged byte would concern every session.
-    if (Health().ok())
+    absl::MutexLock lock(&mu_);
+    absl::WriterMutexLock db_lock(&db_mu_);
+    if (!out_of_space_ && Failed().ok() && Room().ok()) {
       o_.db->Flush(rocksdb::FlushOptions(), {o_.handles.begin(), o_.handles.end()}).PermitUncheckedError();
-    for (auto* handle : o_.handles) o_.db->DestroyColumnFamilyHandle(handle);
-    o_.db->Close().PermitUncheckedError();
+    }
+    Close();
   }
 
   std::vector<absl::Status> Commit(std::span<const SessionWrite> writes, bool sync) override {
     absl::MutexLock lock(&mu_);
+    if (const absl::Status open = ReopenIfNeeded(); !open.ok()) return std::vector<absl::Status>(writes.size(), open);
+    absl::ReaderMutexLock db_lock(&db_mu_);
     std::vector<absl::Status> out(writes.size());
     Group group;
     for (size_t i = 0; i < writes.size(); ++i) out[i] = Stage(writes[i], &group);
@@ -63,6 +68,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<StoredSession> Find(std::string_view id) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     auto it = Scan(o_.cf.sessions, std::string(id) + '\0');
     if (!it->Valid()) {
@@ -73,6 +79,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view after, size_t limit) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     std::vector<StoredSession> out;
     auto it = ScanFrom(o_.cf.sessions, after.empty() ? "" : std::string(after) + '\x01', "");
@@ -82,6 +89,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<int64_t> Count() override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     int64_t n = 0;
     auto it = ScanFrom(o_.cf.sessions, "", "");
@@ -91,6 +99,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<int64_t> LogEnd(const SessionKey& key, int64_t branch) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     ASSIGN_OR_RETURN(std::optional<int64_t> end, StoredLogEnd(key, branch));
     return end.value_or(0);
@@ -98,6 +107,7 @@ class RocksDbStore final : public SessionStore {
 
   absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                int64_t last) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     std::vector<int32_t> out;
     if (first < 1 || last < first) return out;
@@ -131,11 +141,12 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override {
-    const std::string db_key = RequestKey(key.uid, request_id);
-    return Get(o_.cf.requests, RecordType::kRequest, db_key, key, StrCat("request '", request_id, "'"));
+    absl::ReaderMutexLock lock(&db_mu_);
+    return ReadRequest(key, request_id);
   }
 
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     std::vector<StoredRequest> out;
     auto it = ScanFrom(o_.cf.requests, cursor->empty() ? "" : *cursor + '\0', "");
@@ -153,9 +164,11 @@ class RocksDbStore final : public SessionStore {
 
   absl::Status RemoveRequests(std::span<const StoredRequest> requests) override {
     absl::MutexLock lock(&mu_);
+    RETURN_IF_ERROR(ReopenIfNeeded());
+    absl::ReaderMutexLock db_lock(&db_mu_);
     rocksdb::WriteBatch batch;
     for (const auto& r : requests) {
-      const auto now = GetRequest({"", r.uid}, r.request_id);
+      const auto now = ReadRequest({"", r.uid}, r.request_id);
       if (now.ok() && r.record.ok() && *now == *r.record) batch.Delete(o_.cf.requests, RequestKey(r.uid, r.request_id));
     }
     return Write(&batch, false);
@@ -163,10 +176,12 @@ class RocksDbStore final : public SessionStore {
 
   absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes, int keep) override {
     absl::MutexLock lock(&mu_);
+    RETURN_IF_ERROR(ReopenIfNeeded());
+    absl::ReaderMutexLock db_lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, StoredUid(key.id));
     if (uid != key.uid) return Gone(key);
-    ASSIGN_OR_RETURN(std::vector<SnapshotName> names, ListSnapshots(key));
+    ASSIGN_OR_RETURN(std::vector<SnapshotName> names, SnapshotNames(key));
     rocksdb::WriteBatch batch;
     int newer = 0, kept = 1;
     for (const auto& other : names) newer += other.branch == name.branch && other.position > name.position;
@@ -182,26 +197,18 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) override {
-    RETURN_IF_ERROR(Failed());
-    std::vector<SnapshotName> out;
-    auto it = Scan(o_.cf.snapshots, UidPrefix(key.uid));
-    for (; it->Valid(); it->Next()) {
-      const std::string_view k = View(it->key());
-      if (k.size() != 24) continue;
-      out.push_back(
-          {static_cast<int64_t>(ReadBigEndian(k.substr(8))), static_cast<int64_t>(ReadBigEndian(k.substr(16)))});
-    }
-    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", key.id, "': listing snapshots")));
-    std::reverse(out.begin(), out.end());
-    return out;
+    absl::ReaderMutexLock lock(&db_mu_);
+    return SnapshotNames(key);
   }
 
   absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) override {
+    absl::ReaderMutexLock lock(&db_mu_);
     return Get(o_.cf.snapshots, RecordType::kSnapshot, NumberedKey(key.uid, name.branch, name.position), key,
                StrCat("snapshot at position ", name.position));
   }
 
   absl::Status Health() override {
+    absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     return Room();
   }
@@ -226,6 +233,27 @@ class RocksDbStore final : public SessionStore {
     std::set<uint64_t> touched;                            // uids with writes in the batch
   };
 
+  absl::StatusOr<std::vector<SnapshotName>> SnapshotNames(const SessionKey& key) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
+    RETURN_IF_ERROR(Failed());
+    std::vector<SnapshotName> out;
+    auto it = Scan(o_.cf.snapshots, UidPrefix(key.uid));
+    for (; it->Valid(); it->Next()) {
+      const std::string_view k = View(it->key());
+      if (k.size() != 24) continue;
+      out.push_back(
+          {static_cast<int64_t>(ReadBigEndian(k.substr(8))), static_cast<int64_t>(ReadBigEndian(k.substr(16)))});
+    }
+    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", key.id, "': listing snapshots")));
+    std::reverse(out.begin(), out.end());
+    return out;
+  }
+
+  absl::StatusOr<std::string> ReadRequest(const SessionKey& key, std::string_view request_id)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
+    const std::string db_key = RequestKey(key.uid, request_id);
+    return Get(o_.cf.requests, RecordType::kRequest, db_key, key, StrCat("request '", request_id, "'"));
+  }
+
   static rocksdb::ReadOptions ReadOptions() {
     rocksdb::ReadOptions read;
     read.verify_checksums = true;
@@ -248,7 +276,8 @@ class RocksDbStore final : public SessionStore {
     rocksdb::Iterator& operator*() const { return *it; }
   };
   // Keys from `from` up to before `end` (empty: to the last), standing on the first.
-  Cursor ScanFrom(rocksdb::ColumnFamilyHandle* cf, const std::string& from, std::string end) {
+  Cursor ScanFrom(rocksdb::ColumnFamilyHandle* cf, const std::string& from, std::string end)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     Cursor out{std::make_unique<Cursor::Bound>(), nullptr};
     out.bound->end = std::move(end);
     out.bound->slice = Slice(out.bound->end);
@@ -258,7 +287,7 @@ class RocksDbStore final : public SessionStore {
     out.it->Seek(from);
     return out;
   }
-  Cursor Scan(rocksdb::ColumnFamilyHandle* cf, const std::string& prefix) {
+  Cursor Scan(rocksdb::ColumnFamilyHandle* cf, const std::string& prefix) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     return ScanFrom(cf, prefix, PrefixEnd(prefix));
   }
 
@@ -299,7 +328,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<std::string> Get(rocksdb::ColumnFamilyHandle* cf, RecordType type, const std::string& db_key,
-                                  const SessionKey& key, const std::string& what) {
+                                  const SessionKey& key, const std::string& what) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     RETURN_IF_ERROR(Failed());
     rocksdb::PinnableSlice value;
     const rocksdb::Status s = o_.db->Get(ReadOptions(), cf, db_key, &value);
@@ -310,14 +339,15 @@ class RocksDbStore final : public SessionStore {
     return payload;
   }
 
-  absl::StatusOr<std::optional<uint64_t>> StoredUid(const std::string& id) {
+  absl::StatusOr<std::optional<uint64_t>> StoredUid(const std::string& id) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     auto it = Scan(o_.cf.sessions, id + '\0');
     RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", id, "'")));
     if (!it->Valid()) return std::optional<uint64_t>();
     return std::optional<uint64_t>(ReadSession(*it).key.uid);
   }
 
-  absl::StatusOr<std::optional<int64_t>> StoredLogEnd(const SessionKey& key, int64_t branch) {
+  absl::StatusOr<std::optional<int64_t>> StoredLogEnd(const SessionKey& key, int64_t branch)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     std::string prefix = UidPrefix(key.uid);
     AppendBigEndian(&prefix, static_cast<uint64_t>(branch));
     rocksdb::ReadOptions read = ReadOptions();
@@ -332,7 +362,8 @@ class RocksDbStore final : public SessionStore {
   }
 
   // Checks a write and adds it to the group; adds nothing when it fails.
-  absl::Status Stage(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  absl::Status Stage(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     RETURN_IF_ERROR(Failed());
     auto found = g->uids.find(w.key.id);
     if (found == g->uids.end()) {
@@ -364,7 +395,8 @@ class RocksDbStore final : public SessionStore {
     return absl::OkStatus();
   }
 
-  absl::Status StageAppend(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  absl::Status StageAppend(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     auto end = g->ends.find({w.key.uid, w.branch});
     if (end == g->ends.end()) {
       ASSIGN_OR_RETURN(const std::optional<int64_t> stored, StoredLogEnd(w.key, w.branch));
@@ -385,7 +417,8 @@ class RocksDbStore final : public SessionStore {
     return absl::OkStatus();
   }
 
-  absl::Status StageRemove(const SessionKey& key, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  absl::Status StageRemove(const SessionKey& key, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     const std::string prefix = UidPrefix(key.uid), end = PrefixEnd(prefix);
     for (auto* cf : {o_.cf.log, o_.cf.requests, o_.cf.snapshots}) {
       std::vector<std::string> keys;
@@ -416,15 +449,11 @@ class RocksDbStore final : public SessionStore {
     return absl::OkStatus();
   }
 
-  absl::Status Write(rocksdb::WriteBatch* batch, bool sync) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+  absl::Status Write(rocksdb::WriteBatch* batch, bool sync) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     RETURN_IF_ERROR(Failed());
     if (batch->Count() == 0 && !sync) return absl::OkStatus();
     RETURN_IF_ERROR(Room());
-    if (out_of_space_) {
-      const rocksdb::Status s = o_.db->Resume();
-      if (!s.ok()) return NoSpace(s);
-      out_of_space_ = false;
-    }
     rocksdb::WriteOptions write;
     write.sync = sync;
     const absl::Time begin = absl::Now();
@@ -435,7 +464,7 @@ class RocksDbStore final : public SessionStore {
     }
     if (s.IsNoSpace()) {
       out_of_space_ = true;
-      return NoSpace(s);
+      return NoSpace(s.ToString());
     }
     absl::MutexLock lock(&failed_mu_);
     failed_ = absl::UnavailableError(StrCat("the store in '", options_.dir, "' has failed and is closed (",
@@ -443,19 +472,45 @@ class RocksDbStore final : public SessionStore {
     return failed_;
   }
 
-  absl::Status NoSpace(const rocksdb::Status& s) const {
-    return absl::ResourceExhaustedError(StrCat("no space left for the store in '", options_.dir, "' (", s.ToString(),
+  absl::Status NoSpace(std::string_view why) const {
+    return absl::ResourceExhaustedError(StrCat("no space left for the store in '", options_.dir, "' (", why,
                                                "); nothing was acknowledged, free some space"));
   }
 
-  absl::Status Failed() const {
+  // After a write found no space RocksDB's log ends in a torn record and its files refuse more: with room again, open
+  // it anew, which reads what is on disk.
+  absl::Status ReopenIfNeeded() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) ABSL_LOCKS_EXCLUDED(db_mu_) {
+    if (!out_of_space_) return absl::OkStatus();
+    const int64_t free = FreeBytes();
+    const int64_t needed = std::max(options_.min_free_bytes, kReopenBytes);
+    if (free >= 0 && free < needed) return NoSpace(StrCat(free, " bytes are free, at least ", needed, " are needed"));
+    absl::WriterMutexLock lock(&db_mu_);
+    Close();
+    auto opened = OpenDb(options_);
+    if (!opened.ok()) return NoSpace(std::string(opened.status().message()));
+    o_ = *std::move(opened);
+    out_of_space_ = false;
+    return absl::OkStatus();
+  }
+
+  void Close() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mu_) {
+    if (o_.db == nullptr) return;
+    for (auto* handle : o_.handles) o_.db->DestroyColumnFamilyHandle(handle);
+    o_.db->Close().PermitUncheckedError();
+    o_ = {};
+  }
+
+  // Why nothing can be read or written.
+  absl::Status Failed() const ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
+    if (o_.db == nullptr) return NoSpace("closed until there is room");
     absl::MutexLock lock(&failed_mu_);
     return failed_;
   }
 
   const RocksDbStoreOptions options_;
-  OpenedDb o_;
-  absl::Mutex mu_;  // mutations
+  absl::Mutex mu_;     // orders mutations; before db_mu_
+  absl::Mutex db_mu_;  // written only to open the database anew
+  OpenedDb o_ ABSL_GUARDED_BY(db_mu_);
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
   mutable absl::Mutex failed_mu_;
   absl::Status failed_ ABSL_GUARDED_BY(failed_mu_);  // once not OK, for good
