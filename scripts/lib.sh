@@ -147,7 +147,7 @@ configure() {
     step "Configuring ($preset)" cmake --preset "$preset" "$@" ${LIBTORCH:+-DCMAKE_PREFIX_PATH="$LIBTORCH"}
 }
 
-has_target() { ninja -C "build/$1" -t targets all 2>/dev/null | grep -q "^$2: "; }
+has_target() { ninja -C "build/$1" -t targets all 2>/dev/null | grep "^$2: " >/dev/null; }
 
 # build PRESET [TARGET…]   a program is the target bin/NAME
 build() {
