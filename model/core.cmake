@@ -3,7 +3,5 @@ smt_library(smt_model
   SRCS layers.cc attention_pooling.cc windowed_transformer.cc gpt2_transformer.cc simple_causal_transformer.cc
        ssm_memory.cc mamba.cc simple_ssm.cc
        hybrid_state.cc window_manager.cc stride_hybrid_model.cc forward.cc
-  DEPS smt_model_base LibTorch::cpu)
-if(TARGET smt_config)
-  target_link_libraries(smt_model PUBLIC smt_config)
-endif()
+       key_value_cache.cc torch_slot_runner.cc
+  DEPS smt_config LibTorch::cpu)

@@ -18,12 +18,20 @@
 namespace smt {
 namespace {
 
-// GPT-2's initial scale; a checkpoint overwrites it.
-at::Tensor Normal(at::IntArrayRef shape) { return at::empty(shape, at::kFloat).normal_(0.0, 0.02); }
+thread_local bool skip_initial_values = false;
+
+// GPT-2's initial scale.
+at::Tensor Normal(at::IntArrayRef shape) {
+  const at::Tensor values = at::empty(shape, at::kFloat);
+  return skip_initial_values ? values : values.normal_(0.0, 0.02);
+}
 
 at::Tensor As(const at::Tensor& parameter, const at::Tensor& x) { return parameter.to(x.scalar_type()); }
 
 }  // namespace
+
+SkipInitialValues::SkipInitialValues() { skip_initial_values = true; }
+SkipInitialValues::~SkipInitialValues() { skip_initial_values = false; }
 
 LinearImpl::LinearImpl(int64_t in, int64_t out, bool with_bias) {
   weight = register_parameter("weight", Normal({out, in}));

@@ -9,6 +9,13 @@
 
 namespace smt {
 
+// While one lives, this thread's new layers leave their matrices uninitialised: a checkpoint is about to fill them.
+class SkipInitialValues {
+ public:
+  SkipInitialValues();
+  ~SkipInitialValues();
+};
+
 // y = x W^T + b.
 struct LinearImpl : torch::nn::Module {
   LinearImpl(int64_t in, int64_t out, bool with_bias);

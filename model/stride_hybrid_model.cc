@@ -41,8 +41,12 @@ WriteResult StrideHybridModelImpl::Write(const WindowBatch& window, const SsmSta
   return result;
 }
 
+at::Tensor StrideHybridModelImpl::WindowEmbeddings(const WindowBatch& window) {
+  return at::cat({window.memory, Embed(window.ids)}, 1).to(window_dtype_);
+}
+
 at::Tensor StrideHybridModelImpl::Window(const WindowBatch& window) {
-  const at::Tensor rows = at::cat({window.memory, Embed(window.ids)}, 1).to(window_dtype_);
+  const at::Tensor rows = WindowEmbeddings(window);
   return transformer->forward(rows, at::arange(rows.size(1), window.ids.options()), window.mask);
 }
 

@@ -29,9 +29,9 @@
 namespace smt {
 
 struct ForwardOptions {
-  std::optional<WindowPolicy> policy;  // over the config's
-  bool logits = true;                  // false: memory only, the transformer is never run
-  int64_t rows_at_once = 8192;         // window rows computed together, which bounds memory when no graph is recorded
+  std::optional<WindowPolicy> policy = std::nullopt;  // over the config's
+  bool logits = true;                                 // false: memory only, the transformer is never run
+  int64_t rows_at_once = 8192;  // window rows computed together, which bounds memory when no graph is recorded
 };
 
 struct ForwardAux {
@@ -71,8 +71,9 @@ class StrideHybridModelImpl : public torch::nn::Module {
   // The parts of a step.
   at::Tensor Embed(const at::Tensor& ids) { return transformer->wte(ids); }  // [...] -> [..., D]
   WriteResult Write(const WindowBatch& window, const SsmState& state);       // pool and absorb; pure
-  at::Tensor Window(const WindowBatch& window);                              // hidden [B, n + width, D]
-  at::Tensor Head(const at::Tensor& hidden);                                 // [..., D] -> logits [..., V]
+  at::Tensor WindowEmbeddings(const WindowBatch& window);  // [B, n + width, D] in the window's dtype, no positions
+  at::Tensor Window(const WindowBatch& window);            // hidden [B, n + width, D]
+  at::Tensor Head(const at::Tensor& hidden);               // [..., D] -> logits [..., V]
 
   const StrideHybridConfig& config() const { return config_; }
   at::ScalarType window_dtype() const { return window_dtype_; }
@@ -99,9 +100,9 @@ class StrideHybridModelImpl : public torch::nn::Module {
 TORCH_MODULE(StrideHybridModel);
 
 struct LoadOptions {
-  std::string device = "cpu";                 // "cpu", "cuda", "cuda:N"
-  at::ScalarType dtype = at::kFloat;          // of the window: float32 or bfloat16
-  std::optional<WindowPolicy> window_policy;  // over config.json's
+  std::string device = "cpu";                                // "cpu", "cuda", "cuda:N"
+  at::ScalarType dtype = at::kFloat;                         // of the window: float32 or bfloat16
+  std::optional<WindowPolicy> window_policy = std::nullopt;  // over config.json's
   bool trainable = false;  // own every weight and require gradients; else weights may be the mapped file
 };
 
