@@ -17,7 +17,7 @@ COPY server server
 COPY client client
 # hadolint ignore=SC2016
 RUN cmake --preset release -DSMT_BUILD_TESTS=OFF -DSMT_CUDA=OFF -DCMAKE_INSTALL_PREFIX=/opt/smt \
-      -DCMAKE_INSTALL_RPATH='$ORIGIN/../libtorch/torch/lib' -DCMAKE_INSTALL_RPATH_USE_LINK_PATH=OFF \
+      -DCMAKE_INSTALL_RPATH='$ORIGIN/../libtorch/torch/lib' \
  && cmake --build build/release \
  && cmake --install build/release --strip
 COPY deploy/docker/collect-libraries /usr/local/bin/
