@@ -14,7 +14,8 @@ namespace smt {
 namespace {
 
 constexpr size_t kMaxTokenizerFileBytes = 1 << 28;
-constexpr const char* kTokenizerFiles[] = {"vocab.json", "merges.txt"};
+constexpr const char* kTokenizerFiles[] = {"vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json",
+                                           "special_tokens_map.json"};
 constexpr size_t kListed = 32;  // tensors a list of problems names
 
 bool IsSupported(SafetensorsDType dtype) {

@@ -160,7 +160,7 @@ absl::Status ImportModel(const ImportOptions& options, ImportReport* report) {
   ASSIGN_OR_RETURN(const StrideHybridConfig config, Combine(options, gpt2_config, mamba_config));
   ASSIGN_OR_RETURN(HubTensors gpt2_tensors, HubTensors::Open(options.gpt2_dir));
   ASSIGN_OR_RETURN(HubTensors mamba_tensors, HubTensors::Open(options.mamba_dir));
-  ASSIGN_OR_RETURN(const auto tokenizer, ReadTokenizerFiles(options.gpt2_dir));
+  ASSIGN_OR_RETURN(const auto tokenizer, FindTokenizerFiles(options.gpt2_dir));
   Source gpt2{options.gpt2_dir, std::move(gpt2_tensors), "", "transformer.", {}};
   Source mamba{options.mamba_dir, std::move(mamba_tensors), "ssm.", "backbone.", {}};
 
@@ -198,12 +198,12 @@ absl::Status InitModel(const InitOptions& options) {
   RETURN_IF_ERROR(fields::ViolationsError(options.config.Validate()));
   std::optional<TokenizerFiles> tokenizer;
   if (!options.tokenizer_dir.empty()) {
-    ASSIGN_OR_RETURN(tokenizer, ReadTokenizerFiles(options.tokenizer_dir));
+    ASSIGN_OR_RETURN(tokenizer, FindTokenizerFiles(options.tokenizer_dir));
     if (!tokenizer) {
       return absl::NotFoundError(Cat("tokenizer_dir ", options.tokenizer_dir, " has no vocab.json and merges.txt"));
     }
   } else if (options.byte_vocabulary) {
-    tokenizer = TokenizerFiles{ByteVocabularyJson(), EmptyMerges()};
+    tokenizer = TokenizerFiles{ByteVocabularyJson(), EmptyMerges(), {}, {}, {}};
   }
   std::vector<PlannedTensor> planned;
   for (const TensorSpec& spec : ExpectedTensors(options.config)) {

@@ -4,27 +4,27 @@
 
 #include "model/base/cat.h"
 #include "model/base/status_macros.h"
-#include "model/config_json.h"
 #include "model/io/atomic_file.h"
 
 namespace smt {
 namespace {
-constexpr size_t kMaxTokenizerFileBytes = 1 << 28;
+
+bool Exists(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
 }
 
-absl::StatusOr<std::optional<TokenizerFiles>> ReadTokenizerFiles(const std::string& dir) {
-  absl::StatusOr<std::string> vocab = fields::ReadSmallFile(dir + "/vocab.json", kMaxTokenizerFileBytes);
-  absl::StatusOr<std::string> merges = fields::ReadSmallFile(dir + "/merges.txt", kMaxTokenizerFileBytes);
-  if (absl::IsNotFound(vocab.status()) && absl::IsNotFound(merges.status())) return std::optional<TokenizerFiles>();
-  RETURN_IF_ERROR(vocab.status());
-  RETURN_IF_ERROR(merges.status());
-  return TokenizerFiles{*std::move(vocab), *std::move(merges)};
+}  // namespace
+
+absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir) {
+  if (!Exists(dir + "/vocab.json") && !Exists(dir + "/merges.txt")) return std::optional<TokenizerFiles>();
+  ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(dir));
+  return files;
 }
 
 absl::Status CheckNewModelFolder(const std::string& dir) {
   for (const char* name : {"config.json", "model.safetensors"}) {
-    std::error_code error;
-    if (std::filesystem::exists(dir + "/" + name, error)) {
+    if (Exists(Cat(dir, "/", name))) {
       return absl::AlreadyExistsError(Cat(dir, " has a ", name, " already; give a new folder, nothing is overwritten"));
     }
   }
@@ -47,6 +47,11 @@ absl::Status WriteModelFolder(const std::string& dir, const StrideHybridConfig& 
   if (tokenizer) {
     RETURN_IF_ERROR(WriteFileAtomically(dir + "/vocab.json", tokenizer->vocab_json));
     RETURN_IF_ERROR(WriteFileAtomically(dir + "/merges.txt", tokenizer->merges_txt));
+    for (const auto& [name, text] : {std::pair{"/added_tokens.json", &tokenizer->added_tokens_json},
+                                     std::pair{"/tokenizer_config.json", &tokenizer->tokenizer_config_json},
+                                     std::pair{"/special_tokens_map.json", &tokenizer->special_tokens_map_json}}) {
+      if (*text) RETURN_IF_ERROR(WriteFileAtomically(dir + name, **text));
+    }
   }
   return WriteFileAtomically(dir + "/config.json", config.ToJson());
 }

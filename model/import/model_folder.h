@@ -10,14 +10,12 @@
 #include "model/config.h"
 #include "model/io/safetensors_writer.h"
 #include "model/tensor_names.h"
+#include "model/tokenizer/tokenizer_files.h"
 
 namespace smt {
 
-struct TokenizerFiles {
-  std::string vocab_json, merges_txt;
-};
-// vocab.json and merges.txt of a folder; nothing if it has neither, NOT_FOUND if it has only one.
-absl::StatusOr<std::optional<TokenizerFiles>> ReadTokenizerFiles(const std::string& dir);
+// The tokenizer files of a folder; nothing if it has neither vocab.json nor merges.txt, NOT_FOUND if it has only one.
+absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir);
 
 struct PlannedTensor {
   TensorSpec spec;
