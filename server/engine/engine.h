@@ -91,7 +91,8 @@ struct EngineRequest {
   absl::Time deadline = absl::InfiniteFuture();
   absl::Duration max_duration = absl::InfiniteDuration();  // of the generation, from its start
   int32_t priority = 0;                                    // higher is admitted first
-  // Called off the engine thread when the session is not resident at `head`. May block. Unset: the empty state.
+  // Called off the engine thread when head >= 1 and the session is not resident there. May block. It may still be
+  // running when OnFinished comes (the request was cancelled meanwhile), so it must own what it uses.
   std::function<absl::StatusOr<RestoredState>()> restore;
   std::shared_ptr<GenerationSink> sink;
 };

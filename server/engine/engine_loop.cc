@@ -1,0 +1,216 @@
+#include "server/engine/engine_loop.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/base/status_details.h"
+
+namespace smt {
+
+EngineLoop::EngineLoop(const Engine::Options& options, Executor* executor, bool report_steps, Inbox* inbox,
+                       Delivery* delivery, RestorePool* restores, SharedStats* stats)
+    : options_(options),
+      executor_(*executor),
+      info_(executor->info()),
+      report_steps_(report_steps),
+      inbox_(*inbox),
+      delivery_(*delivery),
+      restores_(*restores),
+      stats_(*stats),
+      slots_(info_.slots) {
+  PublishStats();
+}
+
+void EngineLoop::Run() {
+  constexpr int32_t kSavesAtOnce = 8;  // bounds the host memory of a drain
+  while (true) {
+    inbox_.TakeAll(&commands_);
+    now_ = absl::Now();
+    for (Command& command : commands_) Handle(command);
+    Expire();
+    bool worked = false;
+    if (fault_.ok()) PollTransfers(false);
+    if (fault_.ok()) Admit();
+    if (fault_.ok()) {
+      worked = SubmitStep();
+      const bool full = steps_.size() >= static_cast<size_t>(std::max(info_.max_in_flight, 1));
+      if (fault_.ok() && !steps_.empty() && (full || !worked)) {
+        FinishOldestStep();
+        worked = true;
+      }
+    }
+    if (!fault_.ok() && !faulted_) HandleFault();
+    PublishStats();
+    delivery_.Flush();
+    if (worked) continue;
+    if (!faulted_ && !transfers_.empty()) {
+      PollTransfers(true);
+      continue;
+    }
+    if (draining_ && (faulted_ || requests_.empty())) {
+      if (faulted_ || slots_.idle_count() == 0) break;
+      for (int32_t i = 0; i < kSavesAtOnce && slots_.idle_count() > 0; ++i) Evict(slots_.LeastRecentlyUsed());
+      continue;
+    }
+    inbox_.Wait(next_expiry_);
+  }
+  delivery_.Flush();
+}
+
+void EngineLoop::Handle(Command& command) {
+  const auto found = requests_.find(command.handle);
+  Request* request = found == requests_.end() ? nullptr : found->second.get();
+  switch (command.kind) {
+    case Command::Kind::kSubmit: {
+      request = command.request.get();
+      requests_[request->handle] = std::move(command.request);
+      queue_[{-int64_t{request->spec.priority}, request->handle}] = request;
+      WatchExpiry(*request);
+      if (faulted_) return End(request, FinishReason::kError, fault_);
+      if (draining_) End(request, FinishReason::kDraining);
+      return;
+    }
+    case Command::Kind::kCancel:
+      if (request != nullptr) End(request, command.reason);
+      return;
+    case Command::Kind::kDiscard: {
+      for (Transfer& transfer : transfers_) transfer.dropped |= transfer.key == command.key && !command.key.empty();
+      const int32_t slot = slots_.Find(command.key);
+      if (slot < 0) return;
+      if (slots_.at(slot).request != nullptr) {
+        slots_.at(slot).forget = true;
+      } else {
+        slots_.Free(slot);
+      }
+      return;
+    }
+    case Command::Kind::kRestored:
+      if (request != nullptr && request->phase == Request::Phase::kRestoring) {
+        Restored(request, std::move(command.restored));
+      }
+      return;
+    case Command::Kind::kDrain:
+      draining_ = true;
+      return EndAll(FinishReason::kDraining, absl::OkStatus());
+    case Command::Kind::kWake:
+      return;  // every iteration looks at what readers have consumed
+  }
+}
+
+void EngineLoop::WatchExpiry(const Request& request) { next_expiry_ = std::min(next_expiry_, request.expires); }
+
+void EngineLoop::Expire() {
+  if (now_ < next_expiry_) return;
+  next_expiry_ = absl::InfiniteFuture();
+  std::vector<Request*> expired;
+  for (const auto& [handle, request] : requests_) {
+    if (request->phase == Request::Phase::kFinished || request->ending) continue;
+    if (request->expires <= now_) {
+      expired.push_back(request.get());
+    } else {
+      WatchExpiry(*request);
+    }
+  }
+  for (Request* request : expired) {
+    End(request, request->spec.deadline <= now_ ? FinishReason::kDeadlineExceeded : FinishReason::kMaxDuration);
+  }
+}
+
+void EngineLoop::End(Request* request, FinishReason reason, absl::Status status) {
+  switch (request->phase) {
+    case Request::Phase::kWaiting:
+      queue_.erase({-int64_t{request->spec.priority}, request->handle});
+      inbox_.LeftQueue();
+      return Finish(request, reason, status);
+    case Request::Phase::kRestoring:
+      request->restore_job->abandoned.store(true, std::memory_order_relaxed);
+      slots_.Free(request->slot);
+      request->slot = -1;
+      return Finish(request, reason, status);
+    case Request::Phase::kIngesting:
+    case Request::Phase::kGenerating:
+      if (request->items_in_flight == 0 || !fault_.ok()) return Finish(request, reason, status);
+      if (request->ending) return;
+      request->ending = reason;
+      request->failure = std::move(status);
+      return;
+    case Request::Phase::kFinished:
+      return;
+  }
+}
+
+void EngineLoop::EndAll(FinishReason reason, const absl::Status& status) {
+  std::vector<Request*> all;
+  for (const auto& [handle, request] : requests_) all.push_back(request.get());
+  std::sort(all.begin(), all.end(), [](const Request* a, const Request* b) { return a->handle < b->handle; });
+  for (Request* request : all) End(request, reason, status);
+}
+
+void EngineLoop::Finish(Request* request, FinishReason reason, const absl::Status& status, int32_t stop_token,
+                        int32_t stop_string) {
+  AwaitSnapshots(*request);
+  if (request->slot >= 0 && request->phase == Request::Phase::kIngesting) {
+    // The log has the whole prompt: the session's next turn goes on absorbing it.
+    const std::span<const int32_t> rest = request->feed.rest();
+    slots_.at(request->slot).unappended.assign(rest.begin(), rest.end());
+  }
+  const bool admitted = request->admitted != absl::Time();
+  const bool prefilled = request->prefilled != absl::Time();
+  RareEvent& event = delivery_.AddRare(Event::Kind::kFinished, request->spec.sink.get());
+  FinishInfo& info = event.finish;
+  info.reason = reason;
+  info.status = status;
+  info.position = request->log_position();
+  info.generated = request->generated;
+  info.stop_token = stop_token;
+  info.stop_string = stop_string;
+  info.queue_time = (admitted ? request->admitted : now_) - request->submitted;
+  if (admitted) info.prefill_time = (prefilled ? request->prefilled : now_) - request->admitted;
+  if (prefilled) info.decode_time = now_ - request->prefilled;
+  info.resident = request->resident;
+  info.recomputed_tokens = request->recomputed_tokens;
+  event.sink = std::move(request->spec.sink);
+  event.restore = std::move(request->spec.restore);
+  if (!request->spec.session_key.empty()) inbox_.ReleaseKey(request->spec.session_key);
+  running_.erase(std::remove(running_.begin(), running_.end(), request), running_.end());
+  request->phase = Request::Phase::kFinished;
+  if (request->items_in_flight == 0) Release(request);
+}
+
+void EngineLoop::Release(Request* request) {
+  if (request->slot >= 0) {
+    const Slot& slot = slots_.at(request->slot);
+    if (slot.key.empty() || slot.forget) {
+      slots_.Free(request->slot);
+    } else {
+      slots_.MakeIdle(request->slot);
+    }
+  }
+  requests_.erase(request->handle);
+}
+
+void EngineLoop::NoteFault(const absl::Status& status) {
+  if (!fault_.ok()) return;
+  fault_ = WithDetails(absl::UnavailableError(absl::StrCat("the device failed: ", status.ToString())),
+                       {.reason = "DEVICE_FAULT", .retry_delay = absl::Seconds(1)});
+}
+
+// Nothing is asked of the executor any more. Requests with work in flight stay in memory, since it may still read
+// their ids.
+void EngineLoop::HandleFault() {
+  inbox_.Close(fault_);
+  EndAll(FinishReason::kError, fault_);
+  faulted_ = true;
+  delivery_.AddRare(Event::Kind::kFault, nullptr).fault = fault_;
+}
+
+void EngineLoop::PublishStats() {
+  const size_t running = faulted_ ? 0 : requests_.size() - queue_.size();  // those being restored too
+  stats_.running.store(static_cast<int64_t>(running), std::memory_order_relaxed);
+  stats_.paused.store(paused_, std::memory_order_relaxed);
+  stats_.slots_active.store(slots_.active_count(), std::memory_order_relaxed);
+  stats_.slots_idle.store(slots_.idle_count(), std::memory_order_relaxed);
+  stats_.slots_free.store(slots_.free_count(), std::memory_order_relaxed);
+}
+
+}  // namespace smt
