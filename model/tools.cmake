@@ -9,7 +9,7 @@ smt_library(smt_import
 smt_library(smt_model_commands
   SRCS tools/compute.cc tools/forward.cc tools/generate.cc tools/ids_json.cc tools/import.cc tools/info.cc
        tools/tokenize.cc tools/verify.cc
-  DEPS smt_import smt_model smt_sampling smt_tokenizer
+  DEPS smt_device smt_import smt_model smt_sampling smt_tokenizer
   PRIVATE_DEPS nlohmann_json::nlohmann_json)
 smt_program(smt_model_tool SRCS tools/main.cc DEPS smt_model_commands CLI11::CLI11)
 set_target_properties(smt_model_tool PROPERTIES OUTPUT_NAME smt_model)
