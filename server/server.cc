@@ -13,6 +13,7 @@
 #include "server/base/log.h"
 #include "server/base/strings.h"
 #include "server/engine/torch_executor.h"
+#include "server/metrics/engine_metrics_adapter.h"
 #include "server/model_description.h"
 #include "server/service/tokenizer_codec.h"
 #include "server/store/rocksdb_store.h"
@@ -121,7 +122,6 @@ absl::Status Server::StartStore() {
   engine_options.token_bytes = &codec_->token_bytes();
   engine_options.on_evicted = [this](const std::string& key, int64_t position,
                                      std::shared_ptr<const StateBuffer> state) {
-    metrics_.Observe(Metric::kSessionSnapshotSizeBytes, static_cast<double>(state->size()));
     sessions_->SaveEvicted(key, position, std::move(state));
   };
   engine_options.on_fault = [this](const absl::Status& status) {

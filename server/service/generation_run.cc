@@ -122,7 +122,7 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
       turn_(std::move(start.turn)),
       session_id_(turn_ ? turn_->session().id : ""),
       head_(turn_ ? turn_->session().position : 0),
-      assembler_(&context->codec->token_bytes(), StopStrings(spec_)),
+      assembler_(&context->codec->token_bytes(), StopStrings(spec_), spec_.stopping().min_tokens()),
       last_progress_(absl::Now()),
       digest_(turn_ ? turn_->session().branch : 0, spec_.request_id()) {
   const auto prompt_tokens = static_cast<int64_t>(prompt_.size());

@@ -122,7 +122,8 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Replay(ServiceContext* context
                      context->sessions->ReadLog(session_id, first, finished.position()));
     const std::vector<int32_t> stop_tokens = StopTokens(*context, spec);
     TextAssembler assembler(&context->codec->token_bytes(),
-                            {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()});
+                            {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()},
+                            spec.stopping().min_tokens());
     TextAssembler::Released released;
     const auto flush = [&] {
       if (released.empty()) return;

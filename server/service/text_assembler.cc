@@ -7,50 +7,28 @@
 
 namespace smt {
 
-TextAssembler::TextAssembler(const std::vector<std::string>* token_bytes, const std::vector<std::string>& stop_strings)
-    : token_bytes_(token_bytes) {
-  for (const std::string& stop : stop_strings) {
-    Matcher matcher{stop, std::vector<int32_t>(stop.size(), 0)};
-    for (size_t i = 1; i < stop.size(); ++i) {
-      int32_t k = matcher.failure[i - 1];
-      while (k > 0 && stop[k] != stop[i]) k = matcher.failure[k - 1];
-      matcher.failure[i] = stop[k] == stop[i] ? k + 1 : 0;
-    }
-    matchers_.push_back(std::move(matcher));
-  }
-}
-
-void TextAssembler::Match(char byte) {
-  for (Matcher& matcher : matchers_) {
-    while (matcher.matched > 0 && matcher.stop[matcher.matched] != byte) {
-      matcher.matched = matcher.failure[matcher.matched - 1];
-    }
-    if (matcher.stop[matcher.matched] == byte) ++matcher.matched;
-    if (matcher.matched == static_cast<int32_t>(matcher.stop.size())) {
-      // Of several that end here the longest begins first, and nothing of it may leak.
-      const int64_t begin = total_bytes_ - matcher.matched;
-      stop_begin_ = stop_begin_ == kNone ? begin : std::min(stop_begin_, begin);
-    }
-  }
-}
+TextAssembler::TextAssembler(const std::vector<std::string>* token_bytes, std::vector<std::string> stop_strings,
+                             int64_t min_tokens)
+    : token_bytes_(token_bytes),
+      stop_strings_(std::move(stop_strings)),
+      min_tokens_(min_tokens),
+      matcher_(stop_strings_) {}
 
 void TextAssembler::Append(TokenOutput token, Released* out) {
   if (found_stop_string()) return;
   const std::string_view bytes = static_cast<size_t>(token.id) < token_bytes_->size()
                                      ? std::string_view((*token_bytes_)[token.id])
                                      : std::string_view();
-  for (const char byte : bytes) {
-    pending_.push_back(byte);
-    ++total_bytes_;
-    Match(byte);
-    if (found_stop_string()) break;
+  const StopMatcher::Match match = matcher_.Append(bytes);
+  ++appended_;
+  if (match.index >= 0 && appended_ >= min_tokens_) {
+    const auto length = static_cast<int64_t>(stop_strings_[match.index].size());
+    stop_begin_ = total_bytes_ + static_cast<int64_t>(match.end) - length;
   }
-  // An id cut by the stop string's end still ends behind the stop string's beginning, so it is never released.
+  pending_.append(bytes);
+  total_bytes_ += static_cast<int64_t>(bytes.size());
   held_.push_back({std::move(token), total_bytes_});
-  if (found_stop_string()) return;
-  int32_t longest = 0;
-  for (const Matcher& matcher : matchers_) longest = std::max(longest, matcher.matched);
-  ReleaseUpTo(total_bytes_ - longest, out);
+  if (!found_stop_string()) ReleaseUpTo(total_bytes_ - static_cast<int64_t>(matcher_.pending()), out);
 }
 
 void TextAssembler::ReleaseUpTo(int64_t limit, Released* out) {

@@ -15,13 +15,16 @@
 #include <vector>
 
 #include "server/engine/engine.h"
+#include "server/engine/stop_matcher.h"
 
 namespace smt {
 
 class TextAssembler {
  public:
-  // `token_bytes` must outlive it; ids beyond it have no bytes.
-  TextAssembler(const std::vector<std::string>* token_bytes, const std::vector<std::string>& stop_strings);
+  // `token_bytes` must outlive it; ids beyond it have no bytes. Stop strings that are complete before `min_tokens` ids
+  // are ignored, as the engine does.
+  TextAssembler(const std::vector<std::string>* token_bytes, std::vector<std::string> stop_strings,
+                int64_t min_tokens = 0);
 
   // What may be sent now, in order. Text belongs to these ids.
   struct Released {
@@ -43,23 +46,19 @@ class TextAssembler {
 
  private:
   static constexpr int64_t kNone = -1;
-  // Knuth-Morris-Pratt: how much of a stop string the text ends with.
-  struct Matcher {
-    std::string stop;
-    std::vector<int32_t> failure;
-    int32_t matched = 0;
-  };
   struct Held {
     TokenOutput token;
     int64_t end = 0;  // offset in the whole text behind its last byte
   };
 
-  void Match(char byte);
   void ReleaseUpTo(int64_t limit, Released* out);
   void Take(int64_t end, Released* out);  // moves bytes up to offset `end` out of pending_
 
   const std::vector<std::string>* const token_bytes_;
-  std::vector<Matcher> matchers_;
+  const std::vector<std::string> stop_strings_;
+  const int64_t min_tokens_;
+  StopMatcher matcher_;
+  int64_t appended_ = 0;        // ids
   std::deque<Held> held_;
   std::string pending_;         // bytes not released yet
   int64_t released_bytes_ = 0;  // offset in the whole text of pending_[0]
