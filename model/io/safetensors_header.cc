@@ -326,6 +326,11 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view file) 
   const std::string_view text = file.substr(8, length);
   if (text.empty() || text[0] != '{') return absl::InvalidArgumentError("the header does not begin with '{'");
 
+  // The parser takes a zero byte for the end of its input, and would not look at what follows.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    return absl::InvalidArgumentError(Cat("header is not JSON, at its byte ", zero + 1, ": a zero byte"));
+  }
+
   SafetensorsHeader header;
   header.data_begin = 8 + length;
   HeaderHandler handler(&header.tensors, &header.metadata);

@@ -1,5 +1,7 @@
 #include "model/tokenizer/vocabulary.h"
 
+#include <unicode/utf8.h>
+
 #include <algorithm>
 #include <charconv>
 #include <limits>
@@ -23,11 +25,22 @@ constexpr char kAdded[] = "added_tokens.json";
 constexpr char kTokenizerConfig[] = "tokenizer_config.json";
 constexpr char kSpecialMap[] = "special_tokens_map.json";
 
-// Printable UTF-8 stays readable ("Ġthe"), the rest is escaped, long tokens are cut.
-std::string Quote(std::string_view token) {
-  const std::string shown = absl::Utf8SafeCHexEscape(ToAbsl(token.substr(0, 64)));
-  return Cat("'", shown, token.size() > 64 ? "…" : "", "'");
+// Text of a hostile file as a message may hold it: UTF-8 stays readable ("Ġthe"), control characters and bytes that are
+// not UTF-8 are escaped, and what is longer than `limit` bytes is cut.
+std::string Printable(std::string_view text, size_t limit) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (i >= limit) return out + "…";
+    const size_t begin = i;
+    UChar32 character;
+    U8_NEXT(text.data(), i, text.size(), character);
+    const std::string_view bytes = text.substr(begin, i - begin);
+    out += character >= 0xa0 ? std::string(bytes) : absl::CHexEscape(ToAbsl(bytes));
+  }
+  return out;
 }
+
+std::string Quote(std::string_view token) { return Cat("'", Printable(token, 64), "'"); }
 
 absl::Status Error(std::string_view file, std::string_view message) {
   return absl::InvalidArgumentError(Cat(file, ": ", message));
@@ -35,7 +48,14 @@ absl::Status Error(std::string_view file, std::string_view message) {
 
 std::string WithoutTag(std::string_view what) {  // "[json.exception.parse_error.101] parse error at …"
   what.remove_prefix(std::min(what.size(), what.find("] ") + 2));
-  return absl::Utf8SafeCHexEscape(ToAbsl(what.substr(0, 200)));
+  return Printable(what, 200);
+}
+
+// The JSON parser takes a zero byte for the end of its input, and would not look at what follows.
+absl::Status CheckNoZeroByte(std::string_view file, std::string_view json) {
+  const size_t zero = json.find('\0');
+  if (zero == std::string_view::npos) return absl::OkStatus();
+  return Error(file, Cat("is not JSON: byte ", zero + 1, " is zero"));
 }
 
 // {"token": id, …} and nothing else; streamed, because a tree would hide tokens named twice.
@@ -92,6 +112,7 @@ class TokenIdsHandler : public nlohmann::json_sax<nlohmann::json> {
 };
 
 absl::StatusOr<TokenIds> ParseTokenIds(std::string_view file, std::string_view json) {
+  RETURN_IF_ERROR(CheckNoZeroByte(file, json));
   TokenIds ids;
   TokenIdsHandler handler(&ids);
   if (!nlohmann::json::sax_parse(json.begin(), json.end(), &handler)) return Error(file, handler.error());
@@ -114,6 +135,7 @@ const std::string* TokenText(const nlohmann::json& value) {
 }
 
 absl::Status CollectSpecial(std::string_view file, std::string_view text, SpecialTokens* special) {
+  RETURN_IF_ERROR(CheckNoZeroByte(file, text));
   nlohmann::json json;
   try {
     json = nlohmann::json::parse(text.begin(), text.end());
