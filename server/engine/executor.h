@@ -30,13 +30,13 @@ enum class Want : uint8_t {
 
 struct PlanItem {
   int32_t slot = 0;
-  bool append_last_sampled = false;  // first append the id this slot drew last
-  std::span<const int32_t> ids;      // then these; valid until the ticket is polled. Both empty with kSample:
-                                     // draw from the logits of the present position (t >= 1)
+  bool append_last_sampled = false;   // first append the id this slot drew last
+  std::span<const int32_t> ids = {};  // then these; valid until the ticket is polled. Both empty with kSample:
+                                      // draw from the logits of the present position (t >= 1)
   Want want = Want::kNothing;
-  std::span<const int32_t> targets;  // kScore: targets[i] is scored after ids[i]; or, when ids is empty, one target
-                                     // scored at the present position (t >= 1)
-  int32_t top_logprobs = -1;         // kScore: alternatives for each target
+  std::span<const int32_t> targets = {};  // kScore: targets[i] is scored after ids[i]; or, when ids is empty, one
+                                          // target scored at the present position (t >= 1)
+  int32_t top_logprobs = -1;  // kScore: alternatives for each target
 };
 
 struct ItemResult {
