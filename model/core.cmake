@@ -4,4 +4,6 @@ smt_library(smt_model
        ssm_memory.cc mamba.cc simple_ssm.cc
        hybrid_state.cc window_manager.cc stride_hybrid_model.cc forward.cc
        key_value_cache.cc torch_slot_runner.cc
-  DEPS smt_config LibTorch::cpu)
+       load_model.cc runners.cc generate.cc
+  DEPS smt_config smt_sampling LibTorch::cpu
+  PRIVATE_DEPS smt_checkpoint smt_device smt_cpu_runner)

@@ -24,7 +24,7 @@ struct RunnerOptions {
   std::string dtype = "float32";  // of the window: "float32" | "bfloat16"; the memory path is float32 always
   bool deterministic = true;      // a slot's numbers depend on its ids alone, bit for bit
   int32_t slots = 16;             // sessions that can be resident; >= 1
-  std::optional<WindowPolicy> window_policy;  // over the config's
+  std::optional<WindowPolicy> window_policy = std::nullopt;  // over the config's
   Impl impl = Impl::kAuto;
 };
 

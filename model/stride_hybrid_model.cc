@@ -10,6 +10,9 @@
 #include <algorithm>
 #include <array>
 
+#include "model/base/status_macros.h"
+#include "model/torch_slot_runner.h"
+
 namespace smt {
 
 StrideHybridModelImpl::StrideHybridModelImpl(const StrideHybridConfig& config) : config_(config) {
@@ -90,6 +93,13 @@ at::Tensor StrideHybridModelImpl::Step(BatchedWindowManager& sessions, std::span
   const int64_t batch = hidden.size(0), rows = hidden.size(1);
   const at::Tensor last = at::arange(batch, window.last.options()) * rows + window.last;
   return Head(at::index_select(hidden.reshape({batch * rows, config_.d_model}), 0, last));
+}
+
+absl::StatusOr<std::vector<int32_t>> StrideHybridModelImpl::Generate(std::span<const int32_t> prompt,
+                                                                     const GenerateOptions& options) {
+  StrideHybridModel self(std::dynamic_pointer_cast<StrideHybridModelImpl>(shared_from_this()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<SlotRunner> runner, NewTorchSlotRunner(self, {.slots = 1}));
+  return smt::Generate(*runner, 0, prompt, options);
 }
 
 void StrideHybridModelImpl::StoreInWindowDtype() {

@@ -21,7 +21,9 @@
 #include "absl/status/statusor.h"
 #include "model/attention_pooling.h"
 #include "model/config.h"
+#include "model/generate.h"
 #include "model/hybrid_state.h"
+#include "model/parameter_statistics.h"
 #include "model/ssm_memory.h"
 #include "model/window_manager.h"
 #include "model/windowed_transformer.h"
@@ -67,6 +69,11 @@ class StrideHybridModelImpl : public torch::nn::Module {
   at::Tensor Step(WindowManager& session, int32_t id);
   // The same for slots at any phases: ids[i] goes to slots[i], each at most once. [slots, V].
   at::Tensor Step(BatchedWindowManager& sessions, std::span<const int32_t> slots, std::span<const int32_t> ids);
+
+  // The offline loop of model/generate.h, on a session of its own that begins with `prompt`.
+  absl::StatusOr<std::vector<int32_t>> Generate(std::span<const int32_t> prompt, const GenerateOptions& options);
+  // Parameters by part of the model.
+  ParameterStatistics Statistics() const { return CountParameters(config_); }
 
   // The parts of a step.
   at::Tensor Embed(const at::Tensor& ids) { return transformer->wte(ids); }  // [...] -> [..., D]
