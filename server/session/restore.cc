@@ -1,6 +1,7 @@
 // Reading a session: its log, and a state to go on from. The log is the truth; a snapshot only saves absorbing it
 // again, so a damaged one is passed over as long as the log covers the rest.
 #include "model/base/status_macros.h"
+#include "server/base/status_details.h"
 #include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 
@@ -8,9 +9,10 @@ namespace smt {
 
 absl::Status SessionContext::CheckModel(std::string_view id, const SessionHeader& header) const {
   if (header.model_fingerprint == options.model_fingerprint) return absl::OkStatus();
-  return absl::FailedPreconditionError(StrCat("session '", id, "' belongs to the model with fingerprint ",
-                                              header.model_fingerprint, ", this server serves ",
-                                              options.model_fingerprint));
+  const std::string message = StrCat("session '", id, "' belongs to the model with fingerprint ",
+                                     header.model_fingerprint, ", this server serves ", options.model_fingerprint);
+  return WithDetails(absl::FailedPreconditionError(message),
+                     {.reason = "MODEL_MISMATCH", .preconditions = {{"MODEL", StrCat("sessions/", id), message}}});
 }
 
 absl::StatusOr<RestoredState> SessionContext::Restore(const SessionKey& key, int64_t branch, int64_t head) {

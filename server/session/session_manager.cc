@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "model/base/status_macros.h"
+#include "server/base/status_details.h"
 #include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 #include "server/store/record_format.h"
@@ -33,20 +34,27 @@ absl::StatusOr<std::string> ParsePageToken(const std::string& token) {
       StrCat("page_token \"", absl::CHexEscape(token.substr(0, 64)), "\" is not one that ListSessions gave"));
 }
 
+StatusDetails::Resource SessionResource(std::string_view id) { return {"session", StrCat("sessions/", id), ""}; }
+
 absl::Status NotFound(std::string_view id) {
-  return absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired"));
+  return WithDetails(absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired")),
+                     {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
 }
 
 }  // namespace
 
 absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present) {
   if (!wanted || *wanted == present) return absl::OkStatus();
-  return absl::AbortedError(StrCat("session '", id, "' has etag \"", present, "\", the request expects \"",
-                                   absl::CHexEscape(wanted->substr(0, 64)), "\": it was changed in between"));
+  return WithDetails(
+      absl::AbortedError(StrCat("session '", id, "' has etag \"", present, "\", the request expects \"",
+                                absl::CHexEscape(wanted->substr(0, 64)), "\": it was changed in between")),
+      {.reason = "ETAG_MISMATCH", .metadata = {{"etag", present}}});
 }
 
 absl::Status BusyError(std::string_view id) {
-  return absl::AbortedError(StrCat("session '", id, "' is being written by another request; try again when it ends"));
+  return WithDetails(
+      absl::AbortedError(StrCat("session '", id, "' is being written by another request; try again when it ends")),
+      {.reason = "SESSION_BUSY", .retry_delay = absl::Milliseconds(100)});
 }
 
 absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Open(Options options,
@@ -106,7 +114,10 @@ std::string SessionManagerImpl::DrawId() {
 
 absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
   if (!entry.loaded) {
-    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(entry.id));
+    const auto found = c_.store->Find(entry.id);
+    if (absl::IsNotFound(found.status())) return NotFound(entry.id);
+    RETURN_IF_ERROR(found.status());
+    const StoredSession& stored = *found;
     RETURN_IF_ERROR(stored.header.status());
     auto header = DecodeHeader(*stored.header);
     if (!header.ok()) {
@@ -169,7 +180,10 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
   {
     absl::ReleasableMutexLock lock(&entry->mu);
     status = entry->busy ? absl::OkStatus() : Load(*entry);
-    if (status.ok()) return absl::AlreadyExistsError(StrCat("session '", id, "' exists already"));
+    if (status.ok()) {
+      return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
+                         {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
+    }
     if (!absl::IsNotFound(status)) return status;
     if (entry->loaded) {  // expired
       replaced = SessionStateKey(entry->key, entry->header.branch);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "model/base/status_macros.h"
+#include "server/base/status_details.h"
 #include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 
@@ -31,8 +32,10 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
   if (!record) {
-    return absl::NotFoundError(StrCat("session '", session_id, "' has no request '", request_id,
-                                      "', or it ended longer ago than requests are remembered"));
+    return WithDetails(
+        absl::NotFoundError(StrCat("session '", session_id, "' has no request '", request_id,
+                                   "', or it ended longer ago than requests are remembered")),
+        {.reason = "REQUEST_NOT_FOUND", .resource = StatusDetails::Resource{"request", std::string(request_id), ""}});
   }
   return *std::move(record);
 }
@@ -48,8 +51,10 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
     ASSIGN_OR_RETURN(record, FindRequest(entry.key, spec.request_id));
   }
   if (record && record->semantic_hash != spec.semantic_hash) {
-    return absl::InvalidArgumentError(StrCat("request_id \"", spec.request_id, "\" was used on session '", entry.id,
-                                             "' for a request with another meaning; use a new one"));
+    return WithDetails(
+        absl::InvalidArgumentError(StrCat("request_id \"", spec.request_id, "\" was used on session '", entry.id,
+                                          "' for a request with another meaning; use a new one")),
+        {.reason = "REQUEST_ID_REUSED", .violations = {{"request_id", "was used for a request with another meaning"}}});
   }
   if (running) {
     record.reset();
@@ -77,8 +82,9 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
   RETURN_IF_ERROR(c_.CheckModel(entry.id, entry.header));
   RETURN_IF_ERROR(CheckEtag(entry.id, spec.etag, Etag(entry.key.uid, entry.header)));
   if (spec.expected_position && *spec.expected_position != entry.header.position) {
-    return absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
-                                     ", the request expects ", *spec.expected_position));
+    return WithDetails(absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
+                                                 ", the request expects ", *spec.expected_position)),
+                       {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
   }
   entry.busy = entry.in_turn = true;
   return std::optional<RequestRecord>();

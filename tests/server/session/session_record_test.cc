@@ -88,9 +88,10 @@ TEST(SessionRecordTest, SnapshotsReadBackAlignedAndDamageIsDataLoss) {
 TEST(SessionRecordTest, SessionIdsAreCheckedWithAClearError) {
   for (const char* good : {"a", "0", "a-b_c.d", "s-abcdefghij"}) EXPECT_OK(CheckSessionId(good));
   EXPECT_OK(CheckSessionId(std::string(63, 'a')));
-  for (const std::string& bad : {std::string(), std::string("A"), std::string("-a"), std::string(".a"),
-                                std::string("a b"), std::string("a/b"), std::string("sessions/a"), std::string(64, 'a'),
-                                std::string("a\0b", 3), std::string("\xc3\xa4"), std::string(10000, 'x')}) {
+  for (const std::string& bad :
+       {std::string(), std::string("A"), std::string("-a"), std::string(".a"), std::string("a b"), std::string("a/b"),
+        std::string("sessions/a"), std::string(64, 'a'), std::string("a\0b", 3), std::string("\xc3\xa4"),
+        std::string(10000, 'x')}) {
     EXPECT_THAT(CheckSessionId(bad), StatusIs(StatusCode::kInvalidArgument, HasSubstr("1 to 63 characters")));
     EXPECT_LT(CheckSessionId(bad).message().size(), 500u);
   }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "server/base/status_details.h"
 #include "tests/server/session/session_testing.h"
 
 namespace smt {
@@ -115,8 +116,9 @@ TEST_F(SessionTurnTest, AHeadThatMovedIsAbortedNamingBothValues) {
   Say("a", {1, 2}, {3});
   TurnSpec late = Spec("a", {9});
   late.expected_position = 0;
-  EXPECT_THAT(manager_->BeginTurn(late),
-              StatusIs(StatusCode::kAborted, AllOf(HasSubstr("position 3"), HasSubstr("expects 0"))));
+  const auto refused = manager_->BeginTurn(late);
+  EXPECT_THAT(refused, StatusIs(StatusCode::kAborted, AllOf(HasSubstr("position 3"), HasSubstr("expects 0"))));
+  EXPECT_EQ(GetDetails(refused.status()).reason, "POSITION_MISMATCH");
   late = Spec("a", {9});
   late.etag = etag;
   EXPECT_THAT(manager_->BeginTurn(late), StatusIs(StatusCode::kAborted, HasSubstr(etag)));
@@ -199,6 +201,25 @@ TEST_F(SessionTurnTest, ATurnDroppedUnfinishedIsInterruptedAtTheEndOfItsLog) {
   const auto record = manager_->GetRequest("a", "r");
   EXPECT_EQ(record->state, RequestState::kInterrupted);
   EXPECT_EQ(record->end_position, 3);
+}
+
+TEST_F(SessionTurnTest, DoneMayDestroyTheTurnAndTheSessionIsFreeByThen) {
+  OpenRocks();
+  Create("a");
+  for (int i = 0; i < 50; ++i) {
+    auto turn = Begin(Spec("a", {i}));
+    Turn* raw = turn.get();
+    absl::Notification done;
+    raw->Finish(
+        RequestState::kFinished, "",
+        [&done, owned = std::make_shared<std::unique_ptr<Turn>>(std::move(turn))](const absl::Status& status, int64_t) {
+          EXPECT_OK(status);
+          owned->reset();
+          done.Notify();
+        });
+    done.WaitForNotification();
+    EXPECT_FALSE(manager_->Get("a")->active);
+  }
 }
 
 TEST_F(SessionTurnTest, FinishesThatArriveDuringOneSyncFormTheNextGroup) {
