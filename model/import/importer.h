@@ -22,8 +22,8 @@ struct ImportOptions {
   int64_t stride = 16;
   WindowPolicy window_policy = WindowPolicy::kHop;
   PoolScope pool_scope = PoolScope::kWindow;
-  std::optional<SafetensorsDType> matrix_dtype;  // kF32 or kBF16; unset: each tensor keeps its own
-  uint64_t seed = 0;                             // of the pooling
+  std::optional<SafetensorsDType> matrix_dtype = std::nullopt;  // kF32 or kBF16; unset: each tensor keeps its own
+  uint64_t seed = 0;                                            // of the pooling
 };
 
 // Sentences, one a tensor.
@@ -45,12 +45,12 @@ struct ImportReport {
 absl::Status ImportModel(const ImportOptions& options, ImportReport* report);
 
 struct InitOptions {
-  StrideHybridConfig config;
-  std::string out_dir;                                     // new
+  StrideHybridConfig config = {};
+  std::string out_dir = {};                                // new
   SafetensorsDType matrix_dtype = SafetensorsDType::kF32;  // or kBF16
   uint64_t seed = 0;
-  std::string tokenizer_dir;     // its vocab.json and merges.txt are copied; empty: none
-  bool byte_vocabulary = false;  // without tokenizer_dir, write one; V must be 257
+  std::string tokenizer_dir = {};  // its vocab.json and merges.txt are copied; empty: none
+  bool byte_vocabulary = false;    // without tokenizer_dir, write one; V must be 257
 };
 // A model of random weights (model/import/initializer.h).
 absl::Status InitModel(const InitOptions& options);

@@ -51,10 +51,10 @@ StrideHybridConfig TinySimple() {
 
 const std::vector<Preset>& Presets() {
   static const std::vector<Preset> presets = {
-      {"gpt2-mamba130m", "GPT-2 small and Mamba-130M, 215M parameters, GPT-2's vocabulary", Gpt2Mamba130m(), false},
+      {"gpt2-mamba130m", "GPT-2 small and Mamba-130M, 216M parameters, GPT-2's vocabulary", Gpt2Mamba130m(), false},
       {"books-6m", "the bundled model's shape, 6M parameters", Books6m(), false},
-      {"tiny", "GPT-2 and Mamba, 0.1M parameters, a vocabulary of bytes; for tests", Tiny(), true},
-      {"tiny-simple", "the simple transformer and SSM, 50k parameters, a vocabulary of bytes; for tests", TinySimple(),
+      {"tiny", "GPT-2 and Mamba, 52k parameters, a vocabulary of bytes; for tests", Tiny(), true},
+      {"tiny-simple", "the simple transformer and SSM, 40k parameters, a vocabulary of bytes; for tests", TinySimple(),
        true},
   };
   return presets;
