@@ -6,3 +6,8 @@ smt_test(smt_config_test
 smt_test(smt_import_test
   SRCS ${config_tests}/checkpoint_test.cc ${config_tests}/importer_test.cc ${config_tests}/model_folders.cc
   DEPS smt_import smt_sha256 smt_testing nlohmann_json::nlohmann_json LABELS model)
+
+smt_test(smt_model_cli_test
+  SRCS ${config_tests}/smt_model_cli_test.cc ${config_tests}/model_folders.cc
+  DEPS smt_import smt_testing nlohmann_json::nlohmann_json TIMEOUT 600 LABELS model)
+add_dependencies(smt_model_cli_test smt_model_tool)
