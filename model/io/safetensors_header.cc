@@ -295,11 +295,11 @@ absl::StatusOr<TensorSize> CheckedTensorSize(std::string_view what, SafetensorsD
       empty = true;
       continue;
     }
-    elements *= size;  // cannot overflow before `bits` does; unsigned types are not needed
     if (__builtin_mul_overflow(bits, size, &bits)) {
       return absl::InvalidArgumentError(
           Cat(what, ": shape ", ShapeToString(shape), " of ", Name(dtype), " takes more than 2^63 - 1 bits"));
     }
+    elements *= size;  // at most `bits`
   }
   if (empty) return TensorSize{};
   if (bits % 8 != 0) {
