@@ -397,6 +397,47 @@ TEST(TorchExecutorTest, AnItemWithoutADrawableIdFailsAloneAndTheExecutorLives) {
   EXPECT_TRUE(result.items[1].status.ok());
 }
 
+RunnerOptions BundledModel() {
+  RunnerOptions options;
+  options.model_dir = "models/books-6m";
+  options.slots = 2;
+  return options;
+}
+
+TEST(NewTorchExecutorTest, OpensAModelFolderAndTakesAutoForDeviceAndDtype) {
+  RunnerOptions options = BundledModel();
+  options.device = options.dtype = "auto";
+  std::string note;
+  const auto executor = NewTorchExecutor(options, &note);
+  ASSERT_TRUE(executor.ok()) << executor.status();
+  EXPECT_EQ((*executor)->info().slots, 2);
+  EXPECT_EQ((*executor)->info().vocab_size, 4096);
+  EXPECT_EQ((*executor)->info().dtype, "float32");
+  EXPECT_EQ((*executor)->info().device == "cpu", !note.empty());
+}
+
+TEST(NewTorchExecutorTest, NamesTheOptionItsValueAndWhatIsAllowed) {
+  const auto error = [](const std::function<void(RunnerOptions&)>& change) {
+    RunnerOptions options = BundledModel();
+    change(options);
+    return NewTorchExecutor(options).status();
+  };
+  absl::Status status = error([](RunnerOptions& o) { o.slots = 0; });
+  EXPECT_EQ(status, absl::InvalidArgumentError("slots is 0; allowed: >= 1"));
+  status = error([](RunnerOptions& o) { o.slots = 2'000'000'000; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("slots is 2000000000: at "));
+  status = error([](RunnerOptions& o) { o.dtype = "float16"; });
+  EXPECT_EQ(status, absl::InvalidArgumentError("dtype is \"float16\"; allowed: auto, float32, bfloat16"));
+  status = error([](RunnerOptions& o) { o.device = "tpu"; });
+  EXPECT_EQ(status, absl::InvalidArgumentError("device is \"tpu\"; allowed: auto, cpu, cuda, cuda:N"));
+  status = error([](RunnerOptions& o) { o.model_dir = "models/nowhere"; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  if (!Gpu::device().ok()) {
+    EXPECT_EQ(error([](RunnerOptions& o) { o.device = "cuda"; }).code(), absl::StatusCode::kUnavailable);
+  }
+}
+
 TEST(DeviceTest, ParsesWhatItAllowsAndNamesWhatItDoesNot) {
   EXPECT_EQ(ParseDevice("cuda:3")->index, 3);
   EXPECT_EQ(ParseDevice("cuda")->index, 0);
