@@ -130,6 +130,7 @@ class Printer {
 
 int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec spec) {
   if (!spec.session().empty() && spec.request_id().empty()) spec.set_request_id(NewRequestId());
+  Interrupt::Block();
   client::Client client(context.options);
   grpc::ClientContext call;
   Printer printer(context.json, flags.quiet);

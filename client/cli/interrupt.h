@@ -8,9 +8,12 @@
 
 namespace smt::cli {
 
-// Blocks both signals in the calling thread and those it starts; make it before any other thread exists.
 class Interrupt {
  public:
+  // Blocks both signals in the calling thread and those it starts later. Comes before anything that starts threads: the
+  // signals go to any thread that does not block them, and end the process.
+  static void Block();
+  // Calls `on_first` at the first signal. Needs Block.
   explicit Interrupt(std::function<void()> on_first);
   ~Interrupt();
   Interrupt(const Interrupt&) = delete;

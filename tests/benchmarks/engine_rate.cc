@@ -73,7 +73,7 @@ double EngineRate(Engine& engine, const ExecutorInfo& info, int streams, int tok
 class EngineUnderTest::Impl {
  public:
   Impl(const ModelBenchOptions& options, int streams)
-      : engine(AllAtOnce(), OrDie(NewTorchExecutor(Runner(options, streams))), nullptr) {}
+      : engine(AllAtOnce(), OrDie(NewTorchExecutor(Runner(options, streams), nullptr)), nullptr) {}
   Engine engine;
 };
 

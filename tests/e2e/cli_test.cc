@@ -39,7 +39,8 @@ class CliTest : public ::testing::Test {
   Result Smt(std::vector<std::string> args, const std::string& input = "") {
     TempDir dir;
     Process::Options options;
-    options.argv = {BinDir() + "/smt", "--address=" + server_->address()};
+    options.argv = {BinDir() + "/smt"};
+    options.environment = {"SMT_ADDRESS=" + server_->address()};
     options.argv.insert(options.argv.end(), args.begin(), args.end());
     options.stdin_text = input;
     options.output_dir = dir.path();
