@@ -62,7 +62,7 @@ last_words() { tail -n 3 "$1" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]
 
 # step TEXT COMMAND…    HINT=… in the environment is what to do when it fails.
 step() {
-  local text=$1 log start pid=0 rc=0 beat=0 words said=""
+  local text=$1 log start pid=0 rc=0 beat=0 words said="" lines
   shift
   log=$SMT_LOGS/$SMT_NAME-$(printf '%s' "$text" | tr -cs '[:alnum:]' '-' | tr '[:upper:]' '[:lower:]' | cut -c1-40 | sed 's/-*$//').log
   start=$SECONDS
@@ -88,11 +88,13 @@ step() {
   [ "$rc" = 0 ] && { [ $((SECONDS - start)) -lt 3 ] || say "  done in $((SECONDS - start)) s"; return 0; }
   {
     printf '\n%s: "%s" failed (exit code %s). The end of %s:\n\n' "$SMT_NAME" "$text" "$rc" "${log#"$SMT_ROOT"/}"
+    lines=25
     if grep -qE 'FAILED:|error:|Error' "$log"; then
-      grep -nE -A6 'FAILED:|error:|Error' "$log" | head -n 30 | cut -c1-300 | sed 's/^/  | /'
+      grep -nE -A6 'FAILED:|error:|Error' "$log" | head -n 30 | cut -c1-200 | sed 's/^/  | /'
       printf '  | [...]\n'
+      lines=5
     fi
-    tail -n 25 "$log" | cut -c1-300 | sed 's/^/  | /'
+    tail -n $lines "$log" | cut -c1-200 | sed 's/^/  | /'
     printf '\n'
     [ -z "${HINT:-}" ] || printf '%s\n' "$HINT"
   } >&2
