@@ -64,7 +64,7 @@ absl::Status Server::StartModel(ExitCode* exit_code) {
   for (const std::string& warning : checkpoint->warnings()) LogWarning(warning, {{"model_dir", options_.model_dir}});
   const StrideHybridConfig& config = checkpoint->config();
   ASSIGN_OR_RETURN(Tokenizer tokenizer, LoadTokenizer(options_.model_dir, config));
-  codec_ = std::make_unique<TokenizerCodec>(std::move(tokenizer));
+  codec_ = std::make_unique<TokenizerCodec>(std::move(tokenizer), static_cast<int32_t>(config.vocab_size));
   fingerprint_ = checkpoint->Fingerprint();
 
   *exit_code = kDevice;

@@ -2,6 +2,9 @@
 
 #include <CivetServer.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -31,12 +34,20 @@ class TextHandler : public CivetHandler {
   std::function<Reply()> reply_;
 };
 
+// Where a connection from this machine reaches a listener on `address`.
+std::string LocalHost(const std::string& address) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
+  return host == "0.0.0.0" ? "127.0.0.1" : host == "::" ? "::1" : host;
+}
+
 }  // namespace
 
 class HttpServer::Impl {
  public:
   explicit Impl(const Options& options)
-      : metrics_([metrics = options.metrics] {
+      : host_(LocalHost(options.address)),
+        metrics_([metrics = options.metrics] {
           return TextHandler::Reply{200, "text/plain; version=0.0.4; charset=utf-8", metrics()};
         }),
         health_([] {
@@ -51,11 +62,27 @@ class HttpServer::Impl {
     server_.addHandler("/healthz", health_);
     server_.addHandler("/readyz", ready_);
   }
-  ~Impl() { server_.close(); }
+  // civetweb's listener looks only every two seconds whether it should stop, unless somebody connects.
+  ~Impl() {
+    std::atomic<bool> closed{false};
+    std::thread waker([&, port = port()] {
+      while (!closed) {
+        char error[64];
+        if (mg_connection* connection = mg_connect_client(host_.c_str(), port, 0, error, sizeof(error))) {
+          mg_close_connection(connection);
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      }
+    });
+    server_.close();
+    closed = true;
+    waker.join();
+  }
 
   int port() { return server_.getListeningPorts().at(0); }
 
  private:
+  const std::string host_;
   TextHandler metrics_, health_, ready_;  // outlive the server's threads
   CivetServer server_;
 };

@@ -88,7 +88,6 @@ class ScoreRun final : public GenerationSink, public ScoreEvents {
     if (messages_.empty()) return ended_ ? TakeResult::kEnd : TakeResult::kNothing;
     *message = std::move(messages_.front());
     messages_.pop_front();
-    message_bytes_ = 0;  // what comes now begins a new message
     return TakeResult::kMessage;
   }
   absl::Status end_status() const override {

@@ -58,7 +58,7 @@ class TextAssembler {
   const std::vector<std::string> stop_strings_;
   const int64_t min_tokens_;
   StopMatcher matcher_;
-  int64_t appended_ = 0;        // ids
+  int64_t appended_ = 0;  // ids
   std::deque<Held> held_;
   std::string pending_;         // bytes not released yet
   int64_t released_bytes_ = 0;  // offset in the whole text of pending_[0]

@@ -16,7 +16,7 @@ class TextCodec {
   virtual ~TextCodec() = default;
   // Any bytes. `parse_special`: special tokens spelled out become the token; otherwise they are ordinary text.
   virtual std::vector<int32_t> Encode(std::string_view bytes, bool parse_special) const = 0;
-  // Exact bytes of each id; index = id. May be shorter than the model's vocabulary: further ids have no bytes.
+  // Exact bytes of each id of the model's vocabulary; index = id. Empty where the tokenizer has no such id.
   virtual const std::vector<std::string>& token_bytes() const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
 };
