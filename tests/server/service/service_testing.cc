@@ -16,6 +16,7 @@ ByteCodec::ByteCodec() {
   token_bytes_.emplace_back("<eos>");
   token_bytes_.emplace_back("<bos>");
   token_bytes_.emplace_back(" world.");
+  token_bytes_.resize(kFakeVocab);
 }
 
 std::vector<int32_t> ByteCodec::Encode(std::string_view bytes, bool parse_special) const {

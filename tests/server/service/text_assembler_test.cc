@@ -27,13 +27,14 @@ std::vector<int32_t> IdsOf(const TextAssembler::Released& released) {
 }
 
 // Appends ids 0.. of `pieces` and gives what each freed, then what the end freed.
-struct Run {
+struct Assembled {
   std::vector<std::string> texts;
   std::vector<std::vector<int32_t>> ids;
   int64_t released_position = 0;
 };
-Run Assemble(const std::vector<std::string>& pieces, const std::vector<std::string>& stops, int64_t min_tokens = 0) {
-  Run run;
+Assembled Assemble(const std::vector<std::string>& pieces, const std::vector<std::string>& stops,
+                   int64_t min_tokens = 0) {
+  Assembled run;
   TextAssembler assembler(&pieces, stops, min_tokens);
   const auto note = [&](TextAssembler::Released released) {
     run.texts.push_back(released.text);
@@ -56,7 +57,7 @@ TEST(TextAssemblerTest, PlainTextIsReleasedAtOnce) {
 }
 
 TEST(TextAssemblerTest, AnIdIsHeldBackUntilItsCodePointIsComplete) {
-  const Run run = Assemble({"a", "\xF0\x9F", "\x98", "\x80!", "b"}, {});
+  const Assembled run = Assemble({"a", "\xF0\x9F", "\x98", "\x80!", "b"}, {});
   EXPECT_THAT(run.texts, ElementsAre("a", "", "", "\xF0\x9F\x98\x80!", "b", ""));
   EXPECT_THAT(run.ids,
               ElementsAre(ElementsAre(0), IsEmpty(), IsEmpty(), ElementsAre(1, 2, 3), ElementsAre(4), IsEmpty()));
@@ -71,18 +72,18 @@ TEST(TextAssemblerTest, BytesThatAreNoUtf8BecomeReplacementCharacters) {
 }
 
 TEST(TextAssemblerTest, ABeginningOfAStopStringIsHeldBackUntilItIsNone) {
-  const Run run = Assemble({"x", "EN", "T", "RY"}, {"END"});
+  const Assembled run = Assemble({"x", "EN", "T", "RY"}, {"END"});
   EXPECT_THAT(run.texts, ElementsAre("x", "", "ENT", "RY", ""));
 }
 
 TEST(TextAssemblerTest, NothingOfAStopStringLeaks) {
-  const Run run = Assemble({"x", "E", "N", "D", "more"}, {"END"});
+  const Assembled run = Assemble({"x", "E", "N", "D", "more"}, {"END"});
   EXPECT_THAT(run.texts, ElementsAre("x", "", "", "", "", ""));
   EXPECT_EQ(run.released_position, 1);
 }
 
 TEST(TextAssemblerTest, TextBeforeAStopStringInsideAnIdIsReleasedButTheIdIsNot) {
-  const Run run = Assemble({"hello", " world. Then"}, {"."});
+  const Assembled run = Assemble({"hello", " world. Then"}, {"."});
   EXPECT_THAT(run.texts, ElementsAre("hello", "", " world"));
   EXPECT_THAT(run.ids, ElementsAre(ElementsAre(0), IsEmpty(), IsEmpty()));
   EXPECT_EQ(run.released_position, 1);
@@ -97,7 +98,7 @@ TEST(TextAssemblerTest, StopStringsBeforeMinTokensAreIgnored) {
 }
 
 TEST(TextAssemblerTest, OverlappingBeginningsAreFoundAgain) {
-  const Run run = Assemble({"aa", "ab", "z"}, {"aab"});
+  const Assembled run = Assemble({"aa", "ab", "z"}, {"aab"});
   EXPECT_THAT(run.texts, ElementsAre("", "", "", "a"));
 }
 
