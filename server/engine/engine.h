@@ -115,9 +115,9 @@ class Engine {
     int32_t restore_threads = 2;
     // An idle session left its slot. Delivery thread. `position` <= the session's head.
     std::function<void(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer>)>
-        on_evicted;
+        on_evicted = nullptr;
     // The executor failed; every request has been ended with kError. Delivery thread, once.
-    std::function<void(const absl::Status&)> on_fault;
+    std::function<void(const absl::Status&)> on_fault = nullptr;
     // Bytes of each id, for stop strings: index = id. Must outlive the engine.
     const std::vector<std::string>* token_bytes = nullptr;
   };

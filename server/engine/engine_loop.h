@@ -125,7 +125,7 @@ class EngineLoop {
   std::vector<std::unique_ptr<Step>> spare_steps_;
   std::deque<Transfer> transfers_;
   std::vector<Request*> ingesting_;  // scratch of SubmitStep
-  size_t ingest_turn_ = 0;           // who is first to ingest
+  int64_t ingest_turns_ = 0;         // chunks planned so far
   int64_t paused_ = 0;               // in the latest step
 
   std::vector<Command> commands_;

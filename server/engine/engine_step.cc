@@ -5,6 +5,12 @@
 #include "server/engine/engine_loop.h"
 
 namespace smt {
+namespace {
+
+// Of one slot. With a third one, a stop at the first would leave the second's draw, which is in no log, in the state.
+constexpr int32_t kMaxDrawsInFlight = 2;
+
+}  // namespace
 
 bool EngineLoop::SubmitStep() {
   std::unique_ptr<Step> step;
@@ -34,7 +40,8 @@ bool EngineLoop::SubmitStep() {
       continue;
     }
     streaming = true;
-    if (drawn < request->spec.max_tokens && request->draws_in_flight < info_.max_in_flight) {
+    if (drawn < request->spec.max_tokens &&
+        request->draws_in_flight < std::min(info_.max_in_flight, kMaxDrawsInFlight)) {
       PlanDraw(request, step.get());
     }
   }
@@ -87,9 +94,12 @@ void EngineLoop::PlanIngestion(int64_t budget, Step* step) {
   const size_t count = ingesting_.size();
   const int64_t stride = std::max(info_.stride, 1);
   const int64_t share = std::max(budget / static_cast<int64_t>(count) / stride * stride, stride);
-  size_t served = 0;
-  for (; served < count && budget > 0; ++served) {
-    Request* const request = ingesting_[(ingest_turn_ + served) % count];
+  std::sort(ingesting_.begin(), ingesting_.end(), [](const Request* a, const Request* b) {
+    return std::pair(a->ingest_turn, a->handle) < std::pair(b->ingest_turn, b->handle);
+  });
+  for (Request* request : ingesting_) {
+    if (budget <= 0) break;
+    request->ingest_turn = ++ingest_turns_;
     const Slot& slot = slots_.at(request->slot);
     int64_t ids = std::min(share, budget);
     if (!slot.key.empty()) {
@@ -108,7 +118,6 @@ void EngineLoop::PlanIngestion(int64_t budget, Step* step) {
     step->feed_items.push_back(item);
     step->requests.push_back(request);
   }
-  ingest_turn_ = (ingest_turn_ + served) % count;
 }
 
 void EngineLoop::FinishOldestStep() {

@@ -36,7 +36,7 @@ struct PlanItem {
   Want want = Want::kNothing;
   std::span<const int32_t> targets = {};  // kScore: targets[i] is scored after ids[i]; or, when ids is empty, one
                                           // target scored at the present position (t >= 1)
-  int32_t top_logprobs = -1;  // kScore: alternatives for each target
+  int32_t top_logprobs = -1;              // kScore: alternatives for each target
 };
 
 struct ItemResult {
@@ -45,7 +45,8 @@ struct ItemResult {
   TokenLogprobs logprobs;             // kSample with top_logprobs >= 0
   std::vector<TokenLogprobs> scores;  // kScore, one a target
   absl::Status status;                // kSample: INTERNAL when no id can be drawn (every logit is NaN or masked); the
-                                      // ids were absorbed, other items and the slot are unharmed
+                                      // ids were absorbed, other items and the slot are unharmed. With steps in
+                                      // flight: so for the item that was to append what this one should have drawn
 };
 
 struct StepTimings {  // seconds spent in each phase of the step

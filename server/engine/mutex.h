@@ -46,6 +46,7 @@ class PlainCondition {
     lock.release();
   }
   void NotifyOne() { condition_.notify_one(); }
+  void NotifyAll() { condition_.notify_all(); }
 
  private:
   std::condition_variable condition_;

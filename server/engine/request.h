@@ -45,7 +45,7 @@ struct Request {
   int64_t generated = 0;               // ids drawn and announced
   int32_t items_in_flight = 0;         // submitted, result not seen
   int32_t draws_in_flight = 0;         // of these, those that draw
-  bool snapshot_due = false;           // left out of steps until nothing is in flight
+  int64_t ingest_turn = 0;             // when its last chunk was planned: who waited longest comes first
   std::optional<FinishReason> ending;  // as soon as nothing is in flight
   absl::Status failure;                // with ending == kError
 
