@@ -210,11 +210,8 @@ void Server::CollectMetrics() {
 void Server::Stop() {
   if (stopped_) return;
   stopped_ = true;
-  ready_ = false;
-  if (grpc_) {
-    grpc_->SetReady(false);
-    absl::SleepFor(options_.drain_delay);
-  }
+  if (grpc_) grpc_->SetReady(false);
+  if (ready_.exchange(false)) absl::SleepFor(options_.drain_delay);  // a server that nobody was sent to need not wait
   context_.draining = true;
   if (engine_) engine_->Drain();  // running streams end here, with their position
   if (sessions_) {

@@ -51,7 +51,8 @@ TEST(ServerMetricsTest, EveryLineIsPrometheusText) {
   ServerMetrics metrics;
   NewEngineMetrics(&metrics)->OnStep({.batch_size = 4});
   const std::string text = metrics.Text();
-  const std::regex line(R"((#.*|[a-z_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [-+0-9.e]+|[a-z_]+.* (\+Inf|NaN))?)");
+  const std::regex line(
+      R"((#.*|[a-z0-9_]+(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? [-+0-9.e]+|[a-z0-9_]+.* (\+Inf|NaN))?)");
   std::istringstream lines(text);
   for (std::string one; std::getline(lines, one);) EXPECT_TRUE(std::regex_match(one, line)) << one;
 }
