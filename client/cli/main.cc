@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "google/protobuf/util/json_util.h"
+#include "model/base/cli_args.h"
 #include "nlohmann/json.hpp"
 
 namespace smt::cli {
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
   smt::cli::AddText(&app, &context);
   smt::cli::AddServerInfo(&app, &context);
   try {
-    app.parse(argc, argv);
+    app.parse(smt::CliArguments(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

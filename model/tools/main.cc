@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 
+#include "model/base/cli_args.h"
 #include "model/import/presets.h"
 #include "model/tools/commands.h"
 
@@ -182,7 +183,7 @@ int main(int argc, char** argv) {
   AddInit(app, init, action);
   AddTokenize(app, tokenize, action);
   try {
-    app.parse(argc, argv);
+    app.parse(smt::CliArguments(argc, argv));
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }

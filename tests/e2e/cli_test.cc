@@ -70,6 +70,13 @@ TEST_F(CliTest, TheSameSeedGivesTheSameTextFromAFlagAndFromStdin) {
   EXPECT_EQ(flag.out, input.out);
 }
 
+TEST_F(CliTest, AnEmptyPromptIsAPromptAndNotTheNextArgument) {
+  const Result result = Smt({"--json", "generate", "--prompt=", "--max_tokens=3"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("\"prompt_tokens\":\"1\""));  // bos alone
+  EXPECT_THAT(result.out, HasSubstr("\"generated_tokens\":\"3\""));
+}
+
 TEST_F(CliTest, JsonIsOneObjectAnEvent) {
   const Result result = Smt({"--json", "generate", "--prompt=Once", "--max_tokens=5", "--seed=1", "--logprobs=2"});
   EXPECT_EQ(result.code, 0) << result.err;
