@@ -65,6 +65,7 @@ TEST(EnginePipelineTest, TheNextStepIsSubmittedBeforeTheLastOnesResults) {
   control->LetThrough(1);
   // The first draw is known; two more steps go out although neither is let through.
   ASSERT_TRUE(control->AwaitBatches(3));
+  ASSERT_TRUE(sink->AwaitTokens(1));
   EXPECT_EQ(sink->ids().size(), 1u);
   for (size_t i : {1, 2}) {
     ASSERT_EQ(control->batches()[i].size(), 1u);

@@ -91,7 +91,7 @@ TEST_P(EngineEndingTest, MaxDurationCountsFromTheStartOfTheGeneration) {
   const FinishInfo info = second->Await();
   EXPECT_EQ(info.reason, FinishReason::kMaxDuration);
   EXPECT_GE(absl::Now() - begin, absl::Milliseconds(80));
-  EXPECT_GE(info.queue_time, absl::Milliseconds(40));
+  EXPECT_GE(info.queue_time, absl::Milliseconds(20));  // the first one held the only slot
   EXPECT_GT(info.generated, 0);
 }
 
