@@ -1,5 +1,5 @@
 # What makes a cold build faster; nothing depends on it. Included after all targets are there.
-# CPU seconds with g++ 12: torch/nn/module.h takes 8 of a module's 9, CLI11 3.4 of a command's 7.
+# CPU seconds with g++ 12: torch/nn/module.h takes 8 of a module's 9.
 function(smt_precompile header)
   foreach(target ${ARGN})
     if(TARGET ${target})
@@ -11,4 +11,3 @@ function(smt_precompile header)
 endfunction()
 
 smt_precompile(<torch/nn/module.h> smt_model smt_model_test)
-smt_precompile(<CLI/CLI.hpp> smt smt_model_tool)
