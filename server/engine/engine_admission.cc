@@ -98,6 +98,11 @@ void EngineLoop::Restored(Request* request, absl::StatusOr<RestoredState> restor
   if (restored->state != nullptr) {
     const Ticket ticket = executor_.Load(request->slot, restored->state->span());
     transfers_.push_back({.kind = Transfer::Kind::kLoad, .ticket = ticket, .buffer = restored->state, .begun = now_});
+    if (executor_.position(request->slot) != restored->position) {
+      const std::string message = absl::StrCat("the restored state is at position ", executor_.position(request->slot),
+                                               " by its own account, at ", restored->position, " by its owner's");
+      return End(request, FinishReason::kError, absl::DataLossError(message));
+    }
   } else {
     executor_.Reset(request->slot);
   }

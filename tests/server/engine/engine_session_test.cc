@@ -213,6 +213,12 @@ TEST_P(EngineSessionTest, AFailedRestoreEndsOnlyItsRequest) {
               return RestoredState{std::make_shared<StateBuffer>(3), 4, {}, "store", ""};
             }).code(),
             absl::StatusCode::kDataLoss);
+  EXPECT_EQ(fail([]() -> absl::StatusOr<RestoredState> {
+              FakeState state;
+              state.Absorb(1);
+              return RestoredState{BufferOf(state), 3, {5}, "store", ""};
+            }).code(),
+            absl::StatusCode::kDataLoss);
   ASSERT_TRUE(AwaitStats([](const EngineStats& s) { return s.slots_free == 4; }));
   FakeSession session{.key = "a"};
   RunTurn(&session, {1}, 5);
