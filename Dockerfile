@@ -32,8 +32,8 @@ COPY --from=build /opt/smt/debian-packages /tmp/debian-packages
 RUN apt-get update \
  && xargs apt-get install -y --no-install-recommends </tmp/debian-packages \
  && rm -rf /var/lib/apt/lists/* /tmp/debian-packages \
- && groupadd --system --gid 10001 smt \
- && useradd --system --uid 10001 --gid smt --no-create-home --home-dir /var/lib/smt smt \
+ && groupadd --gid 10001 smt \
+ && useradd --uid 10001 --gid smt --no-create-home --home-dir /var/lib/smt smt \
  && install -d -o smt -g smt -m 0750 /var/lib/smt
 COPY --from=build /opt/smt/bin /opt/smt/bin
 COPY --from=build /opt/smt/libtorch /opt/smt/libtorch
