@@ -1,8 +1,9 @@
-// What rocksdb_open.cc and rocksdb_store.cc share. Not for others.
+// What rocksdb_open.cc, rocksdb_reader.cc and rocksdb_store.cc share. Not for others.
 #pragma once
 
 #include <rocksdb/db.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "server/store/rocksdb_store.h"
 
 namespace smt::store_internal {
+
+inline constexpr uint16_t kRecordVersion = 1;
 
 struct Families {
   rocksdb::ColumnFamilyHandle* sessions = nullptr;

@@ -11,31 +11,22 @@
 #include <set>
 
 #include "absl/base/thread_annotations.h"
-
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "model/base/status_macros.h"
 #include "server/base/strings.h"
 #include "server/store/record_format.h"
 #include "server/store/rocksdb_internal.h"
+#include "server/store/rocksdb_reader.h"
 
 namespace smt {
 namespace {
 
 using namespace store_internal;  // NOLINT: the other half of this class
-using rocksdb::Slice;
 
-constexpr uint16_t kRecordVersion = 1;
 constexpr size_t kMaxSegmentIds = 4096;  // a reader decodes whole segments
 constexpr int64_t kReopenBytes = int64_t{8} << 20;
 constexpr size_t kMaxSingleDeletes = 1024;  // beyond it a range tombstone is cheaper
-
-std::string_view View(const Slice& s) { return {s.data(), s.size()}; }
-
-// "session 'a': <what>", keeping the code.
-absl::Status About(const SessionKey& key, std::string_view what, const absl::Status& s) {
-  return absl::Status(s.code(), StrCat("session '", key.id, "': ", what, ": ", std::string(s.message())));
-}
 
 class RocksDbStore final : public SessionStore {
  public:
@@ -69,106 +60,68 @@ class RocksDbStore final : public SessionStore {
 
   absl::StatusOr<StoredSession> Find(std::string_view id) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    auto it = Scan(o_.cf.sessions, std::string(id) + '\0');
-    if (!it->Valid()) {
-      RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", id, "'")));
-      return absl::NotFoundError(StrCat("session '", id, "' does not exist"));
-    }
-    return ReadSession(*it);
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.Find(id);
   }
 
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view after, size_t limit) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    std::vector<StoredSession> out;
-    auto it = ScanFrom(o_.cf.sessions, after.empty() ? "" : std::string(after) + '\x01', "");
-    for (; it->Valid() && out.size() < limit; it->Next()) out.push_back(ReadSession(*it));
-    RETURN_IF_ERROR(FromRocks(it->status(), "listing sessions"));
-    return out;
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.List(after, limit);
   }
 
   absl::StatusOr<int64_t> Count() override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    int64_t n = 0;
-    auto it = ScanFrom(o_.cf.sessions, "", "");
-    for (; it->Valid(); it->Next()) ++n;
-    RETURN_IF_ERROR(FromRocks(it->status(), "counting sessions"));
-    return n;
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.Count();
   }
 
   absl::StatusOr<int64_t> LogEnd(const SessionKey& key, int64_t branch) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    ASSIGN_OR_RETURN(std::optional<int64_t> end, StoredLogEnd(key, branch));
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    ASSIGN_OR_RETURN(const std::optional<int64_t> end, reader.LogEnd(key, branch));
     return end.value_or(0);
   }
 
   absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                int64_t last) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    std::vector<int32_t> out;
-    if (first < 1 || last < first) return out;
-    const std::string prefix = UidPrefix(key.uid);
-    std::string branch_prefix = prefix;
-    AppendBigEndian(&branch_prefix, static_cast<uint64_t>(branch));
-    rocksdb::ReadOptions read = ReadOptions();
-    const std::string bound = PrefixEnd(branch_prefix);
-    const Slice upper(bound), lower(branch_prefix);
-    read.iterate_upper_bound = &upper;
-    read.iterate_lower_bound = &lower;
-    std::unique_ptr<rocksdb::Iterator> it(o_.db->NewIterator(read, o_.cf.log));
-    out.reserve(static_cast<size_t>(last - first + 1));
-    int64_t next = first;  // the position wanted next
-    for (it->SeekForPrev(NumberedKey(key.uid, branch, first - 1)); it->Valid() && next <= last; it->Next()) {
-      ASSIGN_OR_RETURN(const Segment segment, ReadSegment(key, *it));
-      if (segment.start + 1 > next || segment.end() < next) break;
-      const int64_t skip = next - 1 - segment.start;
-      const int64_t take = std::min(segment.end(), last) - next + 1;
-      const size_t at = out.size();
-      out.resize(at + static_cast<size_t>(take));
-      std::memcpy(out.data() + at, segment.ids.data() + skip * 4, static_cast<size_t>(take) * 4);
-      next += take;
-    }
-    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", key.id, "': log at position ", next)));
-    if (next <= last) {
-      return absl::DataLossError(
-          StrCat("session '", key.id, "': the log has no id at position ", next, ", which was asked for up to ", last));
-    }
-    return out;
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.ReadLog(key, branch, first, last);
   }
 
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    return ReadRequest(key, request_id);
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.Request(key, request_id);
   }
 
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
     absl::ReaderMutexLock lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    std::vector<StoredRequest> out;
-    auto it = ScanFrom(o_.cf.requests, cursor->empty() ? "" : *cursor + '\0', "");
-    for (; it->Valid() && out.size() < limit; it->Next()) {
-      const std::string_view key = View(it->key());
-      *cursor = std::string(key);
-      if (key.size() < 8) continue;
-      out.push_back(
-          {ReadBigEndian(key), std::string(key.substr(8)), Payload(RecordType::kRequest, key, View(it->value()))});
-    }
-    if (!it->Valid()) cursor->clear();
-    RETURN_IF_ERROR(FromRocks(it->status(), "listing requests"));
-    return out;
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.ListRequests(cursor, limit);
+  }
+
+  absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) override {
+    absl::ReaderMutexLock lock(&db_mu_);
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.ListSnapshots(key);
+  }
+
+  absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) override {
+    absl::ReaderMutexLock lock(&db_mu_);
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    return reader.Snapshot(key, name);
   }
 
   absl::Status RemoveRequests(std::span<const StoredRequest> requests) override {
     absl::MutexLock lock(&mu_);
     RETURN_IF_ERROR(ReopenIfNeeded());
     absl::ReaderMutexLock db_lock(&db_mu_);
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     rocksdb::WriteBatch batch;
     for (const auto& r : requests) {
-      const auto now = ReadRequest({"", r.uid}, r.request_id);
+      const auto now = reader.Request({"", r.uid}, r.request_id);
       if (now.ok() && r.record.ok() && *now == *r.record) batch.Delete(o_.cf.requests, RequestKey(r.uid, r.request_id));
     }
     return Write(&batch, false);
@@ -178,10 +131,10 @@ class RocksDbStore final : public SessionStore {
     absl::MutexLock lock(&mu_);
     RETURN_IF_ERROR(ReopenIfNeeded());
     absl::ReaderMutexLock db_lock(&db_mu_);
-    RETURN_IF_ERROR(Failed());
-    ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, StoredUid(key.id));
+    ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, reader.Uid(key.id));
     if (uid != key.uid) return Gone(key);
-    ASSIGN_OR_RETURN(std::vector<SnapshotName> names, SnapshotNames(key));
+    ASSIGN_OR_RETURN(const std::vector<SnapshotName> names, reader.ListSnapshots(key));
     rocksdb::WriteBatch batch;
     int newer = 0, kept = 1;
     for (const auto& other : names) newer += other.branch == name.branch && other.position > name.position;
@@ -194,17 +147,6 @@ class RocksDbStore final : public SessionStore {
     const std::string db_key = NumberedKey(key.uid, name.branch, name.position);
     batch.Put(o_.cf.snapshots, db_key, SealRecord(RecordType::kSnapshot, kRecordVersion, db_key, bytes));
     return Write(&batch, false);
-  }
-
-  absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) override {
-    absl::ReaderMutexLock lock(&db_mu_);
-    return SnapshotNames(key);
-  }
-
-  absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) override {
-    absl::ReaderMutexLock lock(&db_mu_);
-    return Get(o_.cf.snapshots, RecordType::kSnapshot, NumberedKey(key.uid, name.branch, name.position), key,
-               StrCat("snapshot at position ", name.position));
   }
 
   absl::Status Health() override {
@@ -220,11 +162,6 @@ class RocksDbStore final : public SessionStore {
   }
 
  private:
-  struct Segment {
-    int64_t start = 0;
-    std::string_view ids;  // int32 little-endian
-    int64_t end() const { return start + static_cast<int64_t>(ids.size() / 4); }
-  };
   // What a group's earlier writes have changed, for the checks of its later ones.
   struct Group {
     rocksdb::WriteBatch batch;
@@ -233,132 +170,8 @@ class RocksDbStore final : public SessionStore {
     std::set<uint64_t> touched;                            // uids with writes in the batch
   };
 
-  absl::StatusOr<std::vector<SnapshotName>> SnapshotNames(const SessionKey& key) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    RETURN_IF_ERROR(Failed());
-    std::vector<SnapshotName> out;
-    auto it = Scan(o_.cf.snapshots, UidPrefix(key.uid));
-    for (; it->Valid(); it->Next()) {
-      const std::string_view k = View(it->key());
-      if (k.size() != 24) continue;
-      out.push_back(
-          {static_cast<int64_t>(ReadBigEndian(k.substr(8))), static_cast<int64_t>(ReadBigEndian(k.substr(16)))});
-    }
-    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", key.id, "': listing snapshots")));
-    std::reverse(out.begin(), out.end());
-    return out;
-  }
-
-  absl::StatusOr<std::string> ReadRequest(const SessionKey& key, std::string_view request_id)
-      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    const std::string db_key = RequestKey(key.uid, request_id);
-    return Get(o_.cf.requests, RecordType::kRequest, db_key, key, StrCat("request '", request_id, "'"));
-  }
-
-  static rocksdb::ReadOptions ReadOptions() {
-    rocksdb::ReadOptions read;
-    read.verify_checksums = true;
-    return read;
-  }
-
   static absl::Status Gone(const SessionKey& key) {
     return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
-  }
-
-  // An iterator and the bound it points to.
-  struct Cursor {
-    struct Bound {
-      std::string end;
-      Slice slice;
-    };
-    std::unique_ptr<Bound> bound;
-    std::unique_ptr<rocksdb::Iterator> it;
-    rocksdb::Iterator* operator->() const { return it.get(); }
-    rocksdb::Iterator& operator*() const { return *it; }
-  };
-  // Keys from `from` up to before `end` (empty: to the last), standing on the first.
-  Cursor ScanFrom(rocksdb::ColumnFamilyHandle* cf, const std::string& from, std::string end)
-      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    Cursor out{std::make_unique<Cursor::Bound>(), nullptr};
-    out.bound->end = std::move(end);
-    out.bound->slice = Slice(out.bound->end);
-    rocksdb::ReadOptions read = ReadOptions();
-    if (!out.bound->end.empty()) read.iterate_upper_bound = &out.bound->slice;
-    out.it.reset(o_.db->NewIterator(read, cf));
-    out.it->Seek(from);
-    return out;
-  }
-  Cursor Scan(rocksdb::ColumnFamilyHandle* cf, const std::string& prefix) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    return ScanFrom(cf, prefix, PrefixEnd(prefix));
-  }
-
-  absl::Status FromRocks(const rocksdb::Status& s, std::string_view what) {
-    if (s.ok()) return absl::OkStatus();
-    const std::string text = StrCat(what, ": ", s.ToString());
-    if (s.IsCorruption()) return absl::DataLossError(text);
-    if (s.IsNotFound()) return absl::NotFoundError(text);
-    return absl::UnavailableError(text);
-  }
-
-  static absl::StatusOr<std::string> Payload(RecordType type, std::string_view key, std::string_view record) {
-    ASSIGN_OR_RETURN(const OpenedRecord opened, OpenRecord(type, kRecordVersion, key, record));
-    return std::string(opened.payload);
-  }
-
-  StoredSession ReadSession(rocksdb::Iterator& it) {
-    const std::string_view k = View(it.key());
-    StoredSession out{{}, absl::DataLossError("a session's key is damaged")};
-    const size_t nul = k.find('\0');
-    if (nul == std::string_view::npos || k.size() != nul + 9) return out;
-    out.key = {std::string(k.substr(0, nul)), ReadBigEndian(k.substr(nul + 1))};
-    out.header = Payload(RecordType::kSession, k, View(it.value()));
-    if (!out.header.ok()) out.header = About(out.key, "its header is damaged", out.header.status());
-    return out;
-  }
-
-  absl::StatusOr<Segment> ReadSegment(const SessionKey& key, rocksdb::Iterator& it) {
-    const std::string_view k = View(it.key());
-    Segment out;
-    out.start = static_cast<int64_t>(ReadBigEndian(k.substr(16)));
-    auto opened = OpenRecord(RecordType::kLog, kRecordVersion, k, View(it.value()));
-    if (!opened.ok()) {
-      return About(key, StrCat("the log after position ", out.start, " is damaged"), opened.status());
-    }
-    out.ids = opened->payload;
-    return out;
-  }
-
-  absl::StatusOr<std::string> Get(rocksdb::ColumnFamilyHandle* cf, RecordType type, const std::string& db_key,
-                                  const SessionKey& key, const std::string& what) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    RETURN_IF_ERROR(Failed());
-    rocksdb::PinnableSlice value;
-    const rocksdb::Status s = o_.db->Get(ReadOptions(), cf, db_key, &value);
-    if (s.IsNotFound()) return absl::NotFoundError(StrCat("session '", key.id, "' has no ", what));
-    RETURN_IF_ERROR(FromRocks(s, StrCat("session '", key.id, "': ", what)));
-    auto payload = Payload(type, db_key, View(value));
-    if (!payload.ok()) return About(key, StrCat(what, " is damaged"), payload.status());
-    return payload;
-  }
-
-  absl::StatusOr<std::optional<uint64_t>> StoredUid(const std::string& id) ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    auto it = Scan(o_.cf.sessions, id + '\0');
-    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", id, "'")));
-    if (!it->Valid()) return std::optional<uint64_t>();
-    return std::optional<uint64_t>(ReadSession(*it).key.uid);
-  }
-
-  absl::StatusOr<std::optional<int64_t>> StoredLogEnd(const SessionKey& key, int64_t branch)
-      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    std::string prefix = UidPrefix(key.uid);
-    AppendBigEndian(&prefix, static_cast<uint64_t>(branch));
-    rocksdb::ReadOptions read = ReadOptions();
-    const Slice lower(prefix);
-    read.iterate_lower_bound = &lower;
-    std::unique_ptr<rocksdb::Iterator> it(o_.db->NewIterator(read, o_.cf.log));
-    it->SeekForPrev(NumberedKey(key.uid, branch, -1));
-    RETURN_IF_ERROR(FromRocks(it->status(), StrCat("session '", key.id, "': log")));
-    if (!it->Valid()) return std::optional<int64_t>();
-    ASSIGN_OR_RETURN(const Segment segment, ReadSegment(key, *it));
-    return std::optional<int64_t>(segment.end());
   }
 
   // Checks a write and adds it to the group; adds nothing when it fails.
@@ -367,7 +180,7 @@ class RocksDbStore final : public SessionStore {
     RETURN_IF_ERROR(Failed());
     auto found = g->uids.find(w.key.id);
     if (found == g->uids.end()) {
-      ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, StoredUid(w.key.id));
+      ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, RocksDbReader(o_).Uid(w.key.id));
       found = g->uids.emplace(w.key.id, uid).first;
     }
     const std::optional<uint64_t> uid = found->second;
@@ -399,7 +212,7 @@ class RocksDbStore final : public SessionStore {
       ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     auto end = g->ends.find({w.key.uid, w.branch});
     if (end == g->ends.end()) {
-      ASSIGN_OR_RETURN(const std::optional<int64_t> stored, StoredLogEnd(w.key, w.branch));
+      ASSIGN_OR_RETURN(const std::optional<int64_t> stored, RocksDbReader(o_).LogEnd(w.key, w.branch));
       end =
           g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(w.branch == 0 ? 0 : *w.position)).first;
     }
@@ -425,9 +238,9 @@ class RocksDbStore final : public SessionStore {
       // Earlier writes of this group are not in the database yet: a range covers them too.
       bool range = g->touched.count(key.uid) > 0;
       if (!range) {
-        auto it = Scan(cf, prefix);
-        for (; it->Valid() && keys.size() <= kMaxSingleDeletes; it->Next()) keys.push_back(it->key().ToString());
-        range = !it->status().ok() || keys.size() > kMaxSingleDeletes;
+        auto found = RocksDbReader(o_).Keys(cf, prefix, kMaxSingleDeletes + 1);
+        range = !found.ok() || found->size() > kMaxSingleDeletes;
+        if (!range) keys = *std::move(found);
       }
       if (range) {
         g->batch.DeleteRange(cf, prefix, end);
@@ -498,6 +311,11 @@ class RocksDbStore final : public SessionStore {
     for (auto* handle : o_.handles) o_.db->DestroyColumnFamilyHandle(handle);
     o_.db->Close().PermitUncheckedError();
     o_ = {};
+  }
+
+  absl::StatusOr<RocksDbReader> Reader() const ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
+    RETURN_IF_ERROR(Failed());
+    return RocksDbReader(o_);
   }
 
   // Why nothing can be read or written.
