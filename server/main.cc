@@ -115,7 +115,7 @@ int Main(int argc, char** argv) {
       "  smt_server --model_dir=models/books-6m --store_dir=/var/lib/smt\n\n"
       "Each flag can also stand in the file --config names, or in the environment (SMT_MODEL_DIR for --model_dir); the "
       "command line wins, then the environment, then the file.");
-  const auto rest = ParseFlagSources(argc, argv);
+  const auto rest = ParseFlagSources(argc, argv, {.version = "smt_server " SMT_VERSION});
   if (!rest.ok()) return Refuse(Server::kBadFlags, rest.status());
   if (!rest->empty()) {
     return Refuse(Server::kBadFlags,

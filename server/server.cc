@@ -21,7 +21,7 @@
 namespace smt {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
+constexpr char kVersion[] = SMT_VERSION;
 constexpr absl::Duration kShutdownGrace = absl::Seconds(2);  // for streams that have ended to be read to their end
 
 std::string WithPort(const std::string& address, int port) {

@@ -3,7 +3,10 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <map>
 #include <sstream>
 
@@ -143,13 +146,38 @@ absl::Status ApplyEnvironment(const std::vector<std::string>& environment, const
   return ToStatus(problems);
 }
 
+namespace {
+
+// Abseil ends --help with 1; for a shell, help that was asked for is a success.
+void EndHelpWithSuccess(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (!argument.starts_with("--help") && !argument.starts_with("-help") && argument != "--version") continue;
+    std::atexit([] {
+      std::cout.flush();
+      std::fflush(nullptr);
+      std::_Exit(0);
+    });
+    return;
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<std::vector<std::string>> ParseFlagSources(int argc, char** argv, const FlagSourcesOptions& options) {
   absl::FlagsUsageConfig usage;
   const auto ours = [part = options.file_part](absl::string_view file) { return Contains(std::string(file), part); };
   usage.contains_helpshort_flags = ours;
   usage.contains_help_flags = ours;
   usage.contains_helppackage_flags = ours;
+  usage.version_string = [version = options.version] { return version + "\n"; };
+  // The path from the repository's root, whatever folder it was compiled in.
+  usage.normalize_filename = [part = options.file_part](absl::string_view file) {
+    const size_t at = std::string(file).find(part);
+    return std::string(at == std::string::npos ? file : file.substr(at));
+  };
   absl::SetFlagsUsageConfig(usage);
+  EndHelpWithSuccess(argc, argv);
 
   std::vector<std::string> environment;
   for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);

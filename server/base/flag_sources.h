@@ -21,11 +21,12 @@ struct FlagSourcesOptions {
   std::string file_part = "server/";
   std::string environment_prefix = "SMT_";
   std::string config_flag = "config";
+  std::string version;  // what --version prints
 };
 
 // Sets flags from all sources. INVALID_ARGUMENT names every problem in file and environment (flag, value, what is
 // allowed; unknown keys with the nearest known ones). Prints and exits with 1 on a bad command line, with 0 after
-// --help or --version, as Abseil does. Returns what is left of the command line, without argv[0].
+// --help or --version. Returns what is left of the command line, without argv[0].
 absl::StatusOr<std::vector<std::string>> ParseFlagSources(int argc, char** argv,
                                                           const FlagSourcesOptions& options = {});
 
