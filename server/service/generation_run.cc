@@ -1,3 +1,4 @@
+// The life of a generation and the engine's side of it; the reader's is in generation_run_reader.cc.
 #include "server/service/generation_run.h"
 
 #include <algorithm>
@@ -6,112 +7,20 @@
 #include "server/base/log.h"
 #include "server/base/status_details.h"
 #include "server/base/strings.h"
+#include "server/service/generation_events.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
-#include "server/service/utf8.h"
 
 namespace smt {
 namespace {
 
 constexpr absl::Duration kProgressInterval = absl::Seconds(1);
-// The engine pauses a request that is 1,024 tokens ahead; telling it every so many that were consumed keeps it going.
-constexpr int64_t kWakeInterval = 256;
-constexpr size_t kMaxMessageBytes = size_t{1} << 20;
-constexpr size_t kEchoTokens = 16384;
-
-v1::DisconnectPolicy PolicyOf(const v1::GenerationSpec& spec) {
-  return spec.on_disconnect() == v1::DISCONNECT_POLICY_UNSPECIFIED ? v1::DISCONNECT_POLICY_PARK : spec.on_disconnect();
-}
-
-std::string ReasonLabel(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStopToken:
-      return "stop_token";
-    case FinishReason::kStopString:
-      return "stop_string";
-    case FinishReason::kMaxTokens:
-      return "max_tokens";
-    case FinishReason::kMaxDuration:
-      return "max_duration";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kDeadlineExceeded:
-      return "deadline_exceeded";
-    case FinishReason::kDraining:
-      return "draining";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "error";
-}
-
-std::optional<v1::FinishReason> ToProto(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStopToken:
-      return v1::FINISH_REASON_STOP_TOKEN;
-    case FinishReason::kStopString:
-      return v1::FINISH_REASON_STOP_STRING;
-    case FinishReason::kMaxTokens:
-      return v1::FINISH_REASON_MAX_TOKENS;
-    case FinishReason::kMaxDuration:
-      return v1::FINISH_REASON_MAX_DURATION;
-    case FinishReason::kCancelled:
-      return v1::FINISH_REASON_CANCELLED;
-    default:
-      return std::nullopt;
-  }
-}
 
 std::vector<std::string> StopStrings(const v1::GenerationSpec& spec) {
   return {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()};
 }
 
-const std::string& TokenBytes(const TextCodec& codec, int32_t id) {
-  static const std::string kNoBytes;
-  return static_cast<size_t>(id) < codec.token_bytes().size() ? codec.token_bytes()[id] : kNoBytes;
-}
-
 }  // namespace
-
-v1::TokenLogprob ToProto(const TextCodec& codec, int32_t id, const TokenLogprobs* logprobs) {
-  v1::TokenLogprob out;
-  out.set_token_id(id);
-  out.set_token_bytes(TokenBytes(codec, id));
-  if (logprobs == nullptr) return out;
-  out.set_logprob(logprobs->logprob);
-  for (const auto& [other, logprob] : logprobs->top) {
-    v1::AlternativeToken* alternative = out.add_alternatives();
-    alternative->set_token_id(other);
-    alternative->set_token_bytes(TokenBytes(codec, other));
-    alternative->set_logprob(logprob);
-  }
-  return out;
-}
-
-void AppendEcho(const TextCodec& codec, const std::vector<int32_t>& prompt, int64_t head,
-                std::deque<v1::GenerationEvent>* events) {
-  // No stop strings: only code points are kept whole across chunks.
-  TextAssembler assembler(&codec.token_bytes(), {});
-  TextAssembler::Released released;
-  const auto flush = [&] {
-    if (released.empty()) return;
-    v1::GenerationChunk* chunk = events->emplace_back().mutable_chunk();
-    chunk->set_echo(true);
-    for (const TokenOutput& token : released.tokens) chunk->add_token_ids(token.id);
-    chunk->set_text(std::move(released.text));
-    chunk->set_position(assembler.released_position());
-    released = {};
-  };
-  for (size_t i = 0; i < prompt.size(); ++i) {
-    TokenOutput token;
-    token.id = prompt[i];
-    token.position = head + 1 + static_cast<int64_t>(i);
-    assembler.Append(std::move(token), &released);
-    if (released.tokens.size() >= kEchoTokens || released.text.size() >= kMaxMessageBytes / 4) flush();
-  }
-  assembler.Finish(&released);
-  flush();
-}
 
 GenerationRun::GenerationRun(ServiceContext* context, Start start)
     : context_(context),
@@ -150,7 +59,7 @@ void GenerationRun::SetHandle(RequestHandle handle) {
   {
     absl::MutexLock lock(&mu_);
     handle_ = handle;
-    cancel = cancelled_ || (disconnected_ && PolicyOf(spec_) != v1::DISCONNECT_POLICY_CONTINUE);
+    cancel = cancelled_ || (disconnected_ && DisconnectPolicy() != v1::DISCONNECT_POLICY_CONTINUE);
   }
   if (cancel) context_->engine->Cancel(handle);
 }
@@ -183,8 +92,6 @@ void GenerationRun::Cancel(std::function<void()> done) {
   if (done) done();
 }
 
-// --- The engine's side -----------------------------------------------------------------------------------------------
-
 void GenerationRun::OnIngested(int64_t done, int64_t total) {
   const absl::Time now = absl::Now();
   if (now - last_progress_ < kProgressInterval || done >= total) return;
@@ -200,17 +107,7 @@ void GenerationRun::OnIngested(int64_t done, int64_t total) {
 
 void GenerationRun::OnPromptLogprobs(int64_t first_position, std::vector<TokenLogprobs> logprobs) {
   std::deque<v1::GenerationEvent> events;
-  size_t bytes = 0;
-  for (size_t i = 0; i < logprobs.size(); ++i) {
-    const int64_t position = first_position + static_cast<int64_t>(i);
-    if (events.empty() || bytes >= kMaxMessageBytes / 2) {
-      events.emplace_back().mutable_prompt_logprobs()->set_first_position(position);
-      bytes = 0;
-    }
-    v1::TokenLogprob entry = ToProto(*context_->codec, prompt_[position - head_ - 1], &logprobs[i]);
-    bytes += entry.ByteSizeLong();
-    events.back().mutable_prompt_logprobs()->mutable_logprobs()->Add(std::move(entry));
-  }
+  AppendPromptLogprobs(*context_->codec, prompt_, head_, first_position, logprobs, &events);
   {
     absl::MutexLock lock(&mu_);
     if (!disconnected_) std::move(events.begin(), events.end(), std::back_inserter(events_));
@@ -288,12 +185,12 @@ void GenerationRun::OnSnapshot(int64_t position, std::shared_ptr<const StateBuff
 
 void GenerationRun::OnFinished(const FinishInfo& info) {
   RecordMetrics(info);
-  std::optional<v1::FinishReason> reason = ToProto(info.reason);
+  const std::optional<v1::FinishReason> reason = ToProto(info.reason);
   bool parked = false;
   {
     absl::MutexLock lock(&mu_);
     // A vanished reader's engine request ends as cancelled, but under PARK the generation has not ended.
-    parked = info.reason == FinishReason::kCancelled && !cancelled_ && PolicyOf(spec_) == v1::DISCONNECT_POLICY_PARK;
+    parked = info.reason == FinishReason::kCancelled && !cancelled_ && DisconnectPolicy() == v1::DISCONNECT_POLICY_PARK;
   }
   if (!reason || parked) {
     const absl::Status status = parked ? absl::CancelledError("the client went away") : BrokenOffStatus(info);
@@ -409,97 +306,6 @@ void GenerationRun::End(std::optional<v1::GenerationFinished> finished, absl::St
   }
   for (const auto& done : on_end) done();
   Notify();
-}
-
-// --- The reader's side -----------------------------------------------------------------------------------------------
-
-void GenerationRun::SetNotify(std::function<void()> notify) {
-  {
-    absl::MutexLock lock(&mu_);
-    notify_ = notify;
-  }
-  notify();
-}
-
-void GenerationRun::Notify() {
-  std::function<void()> notify;
-  {
-    absl::MutexLock lock(&mu_);
-    notify = notify_;
-  }
-  if (notify) notify();
-}
-
-TakeResult GenerationRun::Take(v1::GenerationEvent* event) {
-  absl::MutexLock lock(&mu_);
-  if (!events_.empty()) {
-    *event = std::move(events_.front());
-    events_.pop_front();
-    return TakeResult::kMessage;
-  }
-  if (chunk_) {
-    progress_.reset();
-    taken_tokens_ = chunk_->token_ids_size();
-    chunk_->set_durable_position(durable_position_);
-    *event->mutable_chunk() = *std::move(chunk_);
-    chunk_.reset();
-    return TakeResult::kMessage;
-  }
-  if (progress_) {
-    *event->mutable_progress() = *std::move(progress_);
-    progress_.reset();
-    return TakeResult::kMessage;
-  }
-  if (finished_) {
-    *event->mutable_finished() = *std::move(finished_);
-    finished_.reset();
-    return TakeResult::kMessage;
-  }
-  return ended_ ? TakeResult::kEnd : TakeResult::kNothing;
-}
-
-absl::Status GenerationRun::end_status() const {
-  absl::MutexLock lock(&mu_);
-  return end_status_;
-}
-
-void GenerationRun::OnWritten() {
-  std::optional<RequestHandle> wake;
-  {
-    absl::MutexLock lock(&mu_);
-    consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
-    unwoken_tokens_ += taken_tokens_;
-    taken_tokens_ = 0;
-    if (unwoken_tokens_ >= kWakeInterval && !ended_) {
-      unwoken_tokens_ = 0;
-      wake = handle_;
-    }
-  }
-  if (wake) context_->engine->Wake(*wake);
-}
-
-void GenerationRun::OnDisconnect() {
-  const bool keep_going = PolicyOf(spec_) == v1::DISCONNECT_POLICY_CONTINUE;
-  std::optional<RequestHandle> handle;
-  {
-    absl::MutexLock lock(&mu_);
-    if (disconnected_ || ended_) return;
-    disconnected_ = true;
-    handle = handle_;
-    notify_ = nullptr;
-    // What was not read any more counts as consumed, so that a paused generation goes on.
-    if (chunk_) consumed.fetch_add(chunk_->token_ids_size(), std::memory_order_relaxed);
-    consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
-    taken_tokens_ = 0;
-    chunk_.reset();
-    events_.clear();
-  }
-  if (!handle) return;  // SetHandle looks again
-  if (keep_going) {
-    context_->engine->Wake(*handle);
-  } else {
-    context_->engine->Cancel(*handle);
-  }
 }
 
 }  // namespace smt

@@ -31,6 +31,9 @@ class GenerationRun final : public GenerationSink,
                             public EventSource<v1::GenerationEvent>,
                             public std::enable_shared_from_this<GenerationRun> {
  public:
+  // The engine pauses a request that is 1,024 tokens ahead; telling it every so many that were read keeps it going.
+  static constexpr int64_t kWakeInterval = 256;
+
   struct Start {
     v1::GenerationSpec spec;  // validated
     std::vector<int32_t> prompt = {};
@@ -72,6 +75,7 @@ class GenerationRun final : public GenerationSink,
   void OnDisconnect() override;
 
  private:
+  v1::DisconnectPolicy DisconnectPolicy() const;
   bool IsStopToken(int32_t id) const;
   void Release(TextAssembler::Released released) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Notify() ABSL_LOCKS_EXCLUDED(mu_);
@@ -115,11 +119,5 @@ class GenerationRun final : public GenerationSink,
   int64_t taken_tokens_ ABSL_GUARDED_BY(mu_) = 0;    // of the message being written
   int64_t unwoken_tokens_ ABSL_GUARDED_BY(mu_) = 0;  // consumed since the engine was told
 };
-
-// Adds the text and ids of a prompt as `echo` chunks of bounded size.
-void AppendEcho(const TextCodec& codec, const std::vector<int32_t>& prompt, int64_t head,
-                std::deque<v1::GenerationEvent>* events);
-// One entry of a log-probability list.
-v1::TokenLogprob ToProto(const TextCodec& codec, int32_t id, const TokenLogprobs* logprobs);
 
 }  // namespace smt

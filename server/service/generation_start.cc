@@ -8,6 +8,7 @@
 #include "model/base/status_macros.h"
 #include "server/base/status_details.h"
 #include "server/base/strings.h"
+#include "server/service/generation_events.h"
 #include "server/service/generation_run.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
