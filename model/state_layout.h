@@ -38,11 +38,17 @@ class StateLayout {
   std::span<int32_t> tokens(std::span<std::byte> b) const { return View<int32_t>(b, tokens_at_, m_); }
   std::span<const int32_t> tokens(std::span<const std::byte> b) const { return View<const int32_t>(b, tokens_at_, m_); }
   std::span<float> memory(std::span<std::byte> b) const { return View<float>(b, memory_at_, n_ * d_); }
-  std::span<const float> memory(std::span<const std::byte> b) const { return View<const float>(b, memory_at_, n_ * d_); }
+  std::span<const float> memory(std::span<const std::byte> b) const {
+    return View<const float>(b, memory_at_, n_ * d_);
+  }
   std::span<float> conv(std::span<std::byte> b) const { return View<float>(b, conv_at_, conv_numel_); }
-  std::span<const float> conv(std::span<const std::byte> b) const { return View<const float>(b, conv_at_, conv_numel_); }
+  std::span<const float> conv(std::span<const std::byte> b) const {
+    return View<const float>(b, conv_at_, conv_numel_);
+  }
   std::span<float> state(std::span<std::byte> b) const { return View<float>(b, state_at_, state_numel_); }
-  std::span<const float> state(std::span<const std::byte> b) const { return View<const float>(b, state_at_, state_numel_); }
+  std::span<const float> state(std::span<const std::byte> b) const {
+    return View<const float>(b, state_at_, state_numel_);
+  }
 
  private:
   template <typename T, typename B>

@@ -7,16 +7,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expr)                                  \
-  do {                                                         \
-    ::absl::Status smt_status_ = (expr);                       \
-    if (!smt_status_.ok()) return smt_status_;                 \
+#define RETURN_IF_ERROR(expr)                  \
+  do {                                         \
+    ::absl::Status smt_status_ = (expr);       \
+    if (!smt_status_.ok()) return smt_status_; \
   } while (false)
 
 #define SMT_STATUS_CONCAT_INNER_(a, b) a##b
 #define SMT_STATUS_CONCAT_(a, b) SMT_STATUS_CONCAT_INNER_(a, b)
 #define ASSIGN_OR_RETURN(lhs, expr) ASSIGN_OR_RETURN_IMPL_(SMT_STATUS_CONCAT_(smt_status_or_, __LINE__), lhs, expr)
-#define ASSIGN_OR_RETURN_IMPL_(result, lhs, expr) \
-  auto result = (expr);                           \
+#define ASSIGN_OR_RETURN_IMPL_(result, lhs, expr)      \
+  auto result = (expr);                                \
   if (!result.ok()) return std::move(result).status(); \
   lhs = *std::move(result)

@@ -86,7 +86,8 @@ TEST(StrideHybridConfigTest, HostileJsonIsRefusedWithASentence) {
   EXPECT_THAT(ErrorOf("[1, 2]"), HasSubstr("must be an object"));
   EXPECT_THAT(ErrorOf("null"), HasSubstr("must be an object"));
   EXPECT_THAT(ErrorOf(R"({"transformer": [], "ssm": 3})"), HasSubstr("ssm is 3, must be an object"));
-  EXPECT_THAT(ErrorOf(R"({"d_model": 99999999999999999999999})"), HasSubstr("d_model is 9.999999999999999e+22, must be an integer"));
+  EXPECT_THAT(ErrorOf(R"({"d_model": 99999999999999999999999})"),
+              HasSubstr("d_model is 9.999999999999999e+22, must be an integer"));
   EXPECT_THAT(ErrorOf(R"({"d_model": 18446744073709551615})"), HasSubstr("d_model is 18446744073709551615"));
   EXPECT_THAT(ErrorOf(R"({"d_model": -9223372036854775808})"), HasSubstr("d_model is -9223372036854775808"));
   EXPECT_THAT(ErrorOf(R"({"vocab_size": null, "stride": [], "d_model": {}})"), HasSubstr("3 violations"));
