@@ -3,9 +3,9 @@
 #include <set>
 
 #include "absl/strings/str_join.h"
-#include "model/base/cat.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 #include "model/tensor_names.h"
@@ -66,11 +66,12 @@ absl::Status Checkpoint::MatchTensors() {
     expected.insert(spec.name);
     const TensorInfo* found = file_.Find(spec.name);
     if (found == nullptr) {
-      problems.push_back(Cat(spec.name, " ", ShapeToString(spec.shape), " is missing"));
+      problems.push_back(StrCat(spec.name, " ", ShapeToString(spec.shape), " is missing"));
     } else if (found->shape != spec.shape) {
-      problems.push_back(Cat(spec.name, " is ", ShapeToString(found->shape), ", must be ", ShapeToString(spec.shape)));
+      problems.push_back(
+          StrCat(spec.name, " is ", ShapeToString(found->shape), ", must be ", ShapeToString(spec.shape)));
     } else if (!IsSupported(found->dtype)) {
-      problems.push_back(Cat(spec.name, " is ", Name(found->dtype), ", must be F32, F16 or BF16"));
+      problems.push_back(StrCat(spec.name, " is ", Name(found->dtype), ", must be F32, F16 or BF16"));
     } else {
       index_.emplace(spec.name, tensors_.size());
       tensors_.push_back({std::move(spec.name), found->dtype, found->shape, file_.Bytes(*found)});
@@ -79,19 +80,19 @@ absl::Status Checkpoint::MatchTensors() {
   for (const TensorInfo& info : file_.tensors()) {
     if (expected.contains(info.name)) continue;
     if (IsIgnorableTensor(info.name, config_)) {
-      warnings_.push_back(Cat(info.name, " is not needed and is ignored"));
+      warnings_.push_back(StrCat(info.name, " is not needed and is ignored"));
     } else {
-      problems.push_back(Cat(fields::ShowValue(info.name, 128), " ", ShapeToString(info.shape), " is not expected"));
+      problems.push_back(StrCat(fields::ShowValue(info.name, 128), " ", ShapeToString(info.shape), " is not expected"));
     }
   }
   if (problems.empty()) return absl::OkStatus();
   const size_t count = problems.size();
   if (count > kListed) {
     problems.resize(kListed);
-    problems.push_back(Cat("and ", count - kListed, " more"));
+    problems.push_back(StrCat("and ", count - kListed, " more"));
   }
-  return absl::InvalidArgumentError(Cat(file_.source(), " does not fit config.json: ", count,
-                                        count == 1 ? " tensor: " : " tensors: ", absl::StrJoin(problems, "; ")));
+  return absl::InvalidArgumentError(StrCat(file_.source(), " does not fit config.json: ", count,
+                                           count == 1 ? " tensor: " : " tensors: ", absl::StrJoin(problems, "; ")));
 }
 
 const Checkpoint::Tensor* Checkpoint::Find(std::string_view name) const {
@@ -108,7 +109,7 @@ std::vector<std::string> Checkpoint::ValuesNotFinite() const {
   std::vector<std::string> found;
   for (const Tensor& tensor : tensors_) {
     if (HasNonFinite(tensor.dtype, tensor.bytes)) {
-      found.push_back(Cat(tensor.name, " has values that are not finite: the model will compute NaN"));
+      found.push_back(StrCat(tensor.name, " has values that are not finite: the model will compute NaN"));
     }
   }
   return found;

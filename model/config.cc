@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 #include "model/parameter_statistics.h"
@@ -29,18 +29,18 @@ std::vector<std::string> Violations(const StrideHybridConfig& c,
   fields::RangeChecker check(reported);
   fields::VisitFields(c, check);
   const int64_t d = c.d_model, heads = c.transformer.n_head, m = c.m_input_tokens, s = c.stride;
-  check.Rule(s <= m, {"stride", "m_input_tokens"}, Cat(s), Cat("at most m_input_tokens (", m, ")"));
-  check.Rule(c.window_policy != WindowPolicy::kHop || s != m, {"stride", "m_input_tokens", "window_policy"}, Cat(s),
-             Cat("less than m_input_tokens (", m, ") under window_policy \"hop\""));
+  check.Rule(s <= m, {"stride", "m_input_tokens"}, StrCat(s), StrCat("at most m_input_tokens (", m, ")"));
+  check.Rule(c.window_policy != WindowPolicy::kHop || s != m, {"stride", "m_input_tokens", "window_policy"}, StrCat(s),
+             StrCat("less than m_input_tokens (", m, ") under window_policy \"hop\""));
   check.Rule(c.window() <= c.transformer.n_positions, {"transformer.n_positions", "n_ssm_outputs", "m_input_tokens"},
-             Cat(c.transformer.n_positions), Cat("at least n_ssm_outputs + m_input_tokens (", c.window(), ")"));
-  check.Rule(heads < 1 || d % heads == 0, {"d_model", "transformer.n_head"}, Cat(d),
-             Cat("a multiple of transformer.n_head (", heads, ")"));
+             StrCat(c.transformer.n_positions), StrCat("at least n_ssm_outputs + m_input_tokens (", c.window(), ")"));
+  check.Rule(heads < 1 || d % heads == 0, {"d_model", "transformer.n_head"}, StrCat(d),
+             StrCat("a multiple of transformer.n_head (", heads, ")"));
   for (const auto& [name, id] :
        {std::pair{"bos_token_id", c.bos_token_id}, std::pair{"eos_token_id", c.eos_token_id}}) {
     if (!id) continue;
-    check.Rule(*id < c.vocab_size, {name, "vocab_size"}, Cat(*id),
-               Cat("in [0, vocab_size) (vocab_size is ", c.vocab_size, ")"));
+    check.Rule(*id < c.vocab_size, {name, "vocab_size"}, StrCat(*id),
+               StrCat("in [0, vocab_size) (vocab_size is ", c.vocab_size, ")"));
   }
   return check.Take();
 }
@@ -48,7 +48,7 @@ std::vector<std::string> Violations(const StrideHybridConfig& c,
 std::string Count(int64_t value) {
   if (value >= 10'000'000) return absl::StrFormat("%.1fM", static_cast<double>(value) / 1e6);
   if (value >= 1'000'000) return absl::StrFormat("%.2fM", static_cast<double>(value) / 1e6);
-  return value >= 10'000 ? absl::StrFormat("%.1fk", static_cast<double>(value) / 1e3) : Cat(value);
+  return value >= 10'000 ? absl::StrFormat("%.1fk", static_cast<double>(value) / 1e3) : StrCat(value);
 }
 
 }  // namespace
@@ -71,7 +71,7 @@ std::vector<std::string> StrideHybridConfig::Warnings() const {
   std::vector<std::string> warnings;
   if (!Validate().empty()) return warnings;
   const auto warn = [&](bool unwise, auto&&... sentence) {
-    if (unwise) warnings.push_back(Cat(sentence...));
+    if (unwise) warnings.push_back(StrCat(sentence...));
   };
   warn(stride == 1, "stride is 1: every token writes to memory, so each pays for pooling and the SSM");
   const int64_t kept = m_input_tokens - stride;
@@ -119,7 +119,7 @@ std::string StrideHybridConfig::Summary() const {
   absl::StrAppend(&text, "  parameters:");
   const char* separator = " ";
   for (const auto& [part, count] : parameters.by_part) {
-    text += Cat(separator, Name(part), " ", Count(count));
+    text += StrCat(separator, Name(part), " ", Count(count));
     separator = ", ";
   }
   absl::StrAppendFormat(
@@ -156,7 +156,7 @@ absl::StatusOr<StrideHybridConfig> StrideHybridConfig::Load(const std::string& m
   const std::string path = model_dir + "/config.json";
   ASSIGN_OR_RETURN(const std::string text, fields::ReadSmallFile(path, kMaxConfigBytes));
   absl::StatusOr<StrideHybridConfig> config = FromJson(text, warnings);
-  if (!config.ok()) return absl::Status(config.status().code(), Cat(path, ": ", config.status().message()));
+  if (!config.ok()) return absl::Status(config.status().code(), StrCat(path, ": ", config.status().message()));
   return config;
 }
 

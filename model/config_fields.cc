@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/escaping.h"
-#include "model/base/cat.h"
+#include "model/base/strings.h"
 
 namespace smt::fields {
 
@@ -14,19 +14,22 @@ std::string ShowReal(double value) {
   return std::string(text, end);
 }
 
-std::string AllowedText(const Integer& allowed) { return Cat("an integer in [", allowed.min, ", ", allowed.max, "]"); }
+std::string AllowedText(const Integer& allowed) {
+  return StrCat("an integer in [", allowed.min, ", ", allowed.max, "]");
+}
 
 std::string AllowedText(const Real& allowed) {
-  return Cat("a number in ", allowed.min_allowed ? "[" : "(", ShowReal(allowed.min), ", ", ShowReal(allowed.max), "]");
+  return StrCat("a number in ", allowed.min_allowed ? "[" : "(", ShowReal(allowed.min), ", ", ShowReal(allowed.max),
+                "]");
 }
 
 std::string ShowValue(std::string_view value, size_t shown) {
   if (value.size() <= shown) return absl::CHexEscape(ToAbsl(value));
-  return Cat(absl::CHexEscape(ToAbsl(value.substr(0, shown))), "...");
+  return StrCat(absl::CHexEscape(ToAbsl(value.substr(0, shown))), "...");
 }
 
 std::string Violation(std::string_view field, std::string_view value, std::string_view allowed) {
-  return Cat(field, " is ", value, ", must be ", allowed);
+  return StrCat(field, " is ", value, ", must be ", allowed);
 }
 
 void RangeChecker::Add(std::string_view field, std::string_view value, std::string_view allowed) {
@@ -36,7 +39,7 @@ void RangeChecker::Add(std::string_view field, std::string_view value, std::stri
 
 void RangeChecker::operator()(const Field& f, int64_t value, const Integer& allowed) {
   if (!Good(f.name) || (value >= allowed.min && value <= allowed.max)) return;
-  Add(f.name, Cat(value), AllowedText(allowed));
+  Add(f.name, StrCat(value), AllowedText(allowed));
 }
 
 void RangeChecker::operator()(const Field& f, const std::optional<int64_t>& value, const Integer& allowed) {
@@ -51,7 +54,7 @@ void RangeChecker::operator()(const Field& f, double value, const Real& allowed)
 
 void RangeChecker::operator()(const Field& f, const std::string& value, const Text& allowed) {
   if (!Good(f.name) || value.size() <= allowed.max_bytes) return;
-  Add(f.name, Cat(value.size(), " bytes long"), Cat("at most ", allowed.max_bytes, " bytes"));
+  Add(f.name, StrCat(value.size(), " bytes long"), StrCat("at most ", allowed.max_bytes, " bytes"));
 }
 
 void RangeChecker::Rule(bool ok, std::initializer_list<std::string_view> fields, std::string_view value,
@@ -83,7 +86,7 @@ std::vector<std::string> DifferingFields(const StrideHybridConfig& a, const Stri
   std::vector<std::string> differing;
   for (size_t i = 0; i < in_a.size(); ++i) {
     if (in_a[i].second != in_b[i].second) {
-      differing.push_back(Cat(in_a[i].first, ": ", in_a[i].second, " != ", in_b[i].second));
+      differing.push_back(StrCat(in_a[i].first, ": ", in_a[i].second, " != ", in_b[i].second));
     }
   }
   return differing;
@@ -94,7 +97,7 @@ std::string FingerprintText(const StrideHybridConfig& config) {
   const StrideHybridConfig full = WithDerivedValues(config);
   fields::VisitFields(full, text);
   std::string lines;
-  for (const auto& [name, value] : text.Take()) lines += Cat(name, "=", value, "\n");
+  for (const auto& [name, value] : text.Take()) lines += StrCat(name, "=", value, "\n");
   return lines;
 }
 

@@ -22,7 +22,7 @@ std::string Show(const nlohmann::json& value) {
 }
 
 absl::Status TooDeep() {
-  return absl::InvalidArgumentError(Cat("the JSON text is nested deeper than ", kMaxDepth, " levels"));
+  return absl::InvalidArgumentError(StrCat("the JSON text is nested deeper than ", kMaxDepth, " levels"));
 }
 
 }  // namespace
@@ -100,7 +100,7 @@ void JsonFieldReader::operator()(const Field& f, bool& value, const Flag&) {
 void JsonFieldReader::operator()(const Field& f, std::string& value, const Text& allowed) {
   const nlohmann::json* found = Find(f.name);
   if (found == nullptr) return;
-  if (!found->is_string()) return Bad(f.name, *found, Cat("a string of at most ", allowed.max_bytes, " bytes"));
+  if (!found->is_string()) return Bad(f.name, *found, StrCat("a string of at most ", allowed.max_bytes, " bytes"));
   value = found->get<std::string>();
 }
 
@@ -110,7 +110,7 @@ std::vector<std::string> JsonFieldReader::UnknownKeys(const std::set<std::string
     for (const auto& [key, value] : object.items()) {
       const std::string name = prefix + key;
       if (!known_.contains(name) && !also.contains(name)) {
-        unknown.push_back(Cat(ShowValue(name), " is not a known field and is ignored"));
+        unknown.push_back(StrCat(ShowValue(name), " is not a known field and is ignored"));
       } else if (value.is_object()) {
         self(self, value, name + ".");
       }
@@ -133,7 +133,7 @@ nlohmann::ordered_json& JsonFieldWriter::At(std::string_view name) {
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text) {
   if (text.size() > kMaxConfigBytes) {
     return absl::InvalidArgumentError(
-        Cat("the JSON text is ", text.size(), " bytes long, must be at most ", kMaxConfigBytes));
+        StrCat("the JSON text is ", text.size(), " bytes long, must be at most ", kMaxConfigBytes));
   }
   bool too_deep = false;
   const auto limit_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
@@ -144,12 +144,12 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text) {
     nlohmann::json root = nlohmann::json::parse(text, limit_depth);
     if (too_deep) return TooDeep();
     if (!root.is_object()) {
-      return absl::InvalidArgumentError(Cat("the JSON text is ", Show(root), ", must be an object"));
+      return absl::InvalidArgumentError(StrCat("the JSON text is ", Show(root), ", must be an object"));
     }
     return root;
   } catch (const nlohmann::json::exception& e) {
     if (too_deep) return TooDeep();
-    return absl::InvalidArgumentError(Cat("the text is not JSON: ", ShowValue(e.what(), 200)));
+    return absl::InvalidArgumentError(StrCat("the text is not JSON: ", ShowValue(e.what(), 200)));
   }
 }
 
@@ -157,24 +157,24 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   struct stat info;
   if (stat(path.c_str(), &info) != 0) {
     return errno == ENOENT || errno == ENOTDIR
-               ? absl::NotFoundError(Cat(path, " does not exist"))
-               : absl::FailedPreconditionError(Cat("cannot read ", path, ": ", std::strerror(errno)));
+               ? absl::NotFoundError(StrCat(path, " does not exist"))
+               : absl::FailedPreconditionError(StrCat("cannot read ", path, ": ", std::strerror(errno)));
   }
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(Cat(path, " is not a plain file"));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(StrCat(path, " is not a plain file"));
   if (static_cast<uint64_t>(info.st_size) > max_bytes) {
-    return absl::InvalidArgumentError(Cat(path, " is ", info.st_size, " bytes long, must be at most ", max_bytes));
+    return absl::InvalidArgumentError(StrCat(path, " is ", info.st_size, " bytes long, must be at most ", max_bytes));
   }
   std::ifstream file(path, std::ios::binary);
   std::string text(static_cast<size_t>(info.st_size), '\0');
   if (!file || (!text.empty() && !file.read(text.data(), static_cast<std::streamsize>(text.size())))) {
-    return absl::FailedPreconditionError(Cat("cannot read ", path, ": ", std::strerror(errno)));
+    return absl::FailedPreconditionError(StrCat("cannot read ", path, ": ", std::strerror(errno)));
   }
   return text;
 }
 
 absl::Status ViolationsError(const std::vector<std::string>& violations) {
   if (violations.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(Cat(
+  return absl::InvalidArgumentError(StrCat(
       violations.size(), violations.size() == 1 ? " violation: " : " violations: ", absl::StrJoin(violations, "; ")));
 }
 

@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_join.h"
-#include "model/base/cat.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 
 namespace smt::fields {
@@ -37,7 +37,7 @@ class JsonFieldReader {
         value = known;
         return;
       }
-      names.push_back(Cat("\"", name, "\""));
+      names.push_back(StrCat("\"", name, "\""));
     }
     Bad(f.name, *found, absl::StrJoin(names, " or "));
   }

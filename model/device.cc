@@ -2,8 +2,8 @@
 
 #include <charconv>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/cuda_plugin.h"
 
 namespace smt {
@@ -21,7 +21,7 @@ absl::StatusOr<DeviceChoice> ParseDevice(std::string_view text) {
       return DeviceChoice{DeviceChoice::Kind::kCuda, index};
     }
   }
-  return absl::InvalidArgumentError(Cat("device is \"", text.substr(0, 64), "\"; allowed: auto, cpu, cuda, cuda:N"));
+  return absl::InvalidArgumentError(StrCat("device is \"", text.substr(0, 64), "\"; allowed: auto, cpu, cuda, cuda:N"));
 }
 
 absl::StatusOr<Device> ResolveDevice(std::string_view text) {
@@ -30,11 +30,11 @@ absl::StatusOr<Device> ResolveDevice(std::string_view text) {
   if (choice.kind == DeviceChoice::Kind::kCpu) return cpu;
   const absl::StatusOr<std::string> gpu = LoadTorchCudaPlugin(choice.index);
   if (gpu.ok()) {
-    const std::string name = Cat("cuda:", choice.index);
-    return Device{.name = name, .description = Cat(name, " ", *gpu), .note = ""};
+    const std::string name = StrCat("cuda:", choice.index);
+    return Device{.name = name, .description = StrCat(name, " ", *gpu), .note = ""};
   }
   if (choice.kind == DeviceChoice::Kind::kCuda) {
-    return absl::Status(gpu.status().code(), Cat("device ", text, ": ", gpu.status().message()));
+    return absl::Status(gpu.status().code(), StrCat("device ", text, ": ", gpu.status().message()));
   }
   Device device = cpu;
   device.note = std::string(gpu.status().message());

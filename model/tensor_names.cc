@@ -1,7 +1,7 @@
 #include "model/tensor_names.h"
 
 #include "absl/strings/match.h"
-#include "model/base/cat.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {
@@ -15,7 +15,7 @@ void AddGpt2(const StrideHybridConfig& c, Specs& specs) {
     specs.push_back({std::move(name), std::move(shape), ModelPart::kTransformer, role});
   };
   for (int64_t i = 0; i < c.transformer.n_layer; ++i) {
-    const std::string h = Cat("transformer.h.", i, ".");
+    const std::string h = StrCat("transformer.h.", i, ".");
     add(h + "ln_1.weight", {d}, kGain);
     add(h + "ln_1.bias", {d}, kBias);
     add(h + "attn.c_attn.weight", {d, 3 * d}, kMatrix);
@@ -39,7 +39,7 @@ void AddSimpleTransformer(const StrideHybridConfig& c, Specs& specs) {
     specs.push_back({std::move(name), std::move(shape), ModelPart::kTransformer, role});
   };
   for (int64_t i = 0; i < c.transformer.n_layer; ++i) {
-    const std::string h = Cat("transformer.h.", i, ".");
+    const std::string h = StrCat("transformer.h.", i, ".");
     add(h + "norm.weight", {d}, kGain);
     add(h + "attn.query.weight", {d, d}, kMatrix);
     add(h + "attn.key.weight", {d, d}, kMatrix);
@@ -57,7 +57,7 @@ void AddMamba(const StrideHybridConfig& c, Specs& specs) {
     specs.push_back({std::move(name), std::move(shape), ModelPart::kSsm, role});
   };
   for (int64_t i = 0; i < c.ssm.n_layer; ++i) {
-    const std::string layer = Cat("ssm.backbone.layers.", i, "."), mixer = layer + "mixer.";
+    const std::string layer = StrCat("ssm.backbone.layers.", i, "."), mixer = layer + "mixer.";
     add(layer + "norm.weight", {d}, kGain);
     add(mixer + "in_proj.weight", {2 * inner, d}, kMatrix);
     add(mixer + "conv1d.weight", {inner, 1, c.ssm.d_conv}, kConv);
@@ -78,7 +78,7 @@ void AddSimpleSsm(const StrideHybridConfig& c, Specs& specs) {
     specs.push_back({std::move(name), std::move(shape), ModelPart::kSsm, role});
   };
   for (int64_t i = 0; i < c.ssm.n_layer; ++i) {
-    const std::string layer = Cat("ssm.layers.", i, ".");
+    const std::string layer = StrCat("ssm.layers.", i, ".");
     add(layer + "in_proj.weight", {d, d}, kMatrix);
     add(layer + "out_proj.weight", {d, d}, kResidualMatrix);
     add(layer + "decay", {d}, kDecay);

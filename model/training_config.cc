@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "absl/strings/str_format.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 
@@ -75,7 +75,7 @@ std::vector<std::string> Violations(const TrainingConfig& c, const std::set<std:
   check.Rule(!c.data.train_path.empty(), {"data.train_path"}, "empty", "the path of the training data");
   check.Rule(!c.checkpoints.directory.empty(), {"checkpoints.directory"}, "empty", "a folder's path");
   check.Rule(c.schedule.warmup_steps <= c.schedule.steps, {"schedule.warmup_steps", "schedule.steps"},
-             Cat(c.schedule.warmup_steps), Cat("at most schedule.steps (", c.schedule.steps, ")"));
+             StrCat(c.schedule.warmup_steps), StrCat("at most schedule.steps (", c.schedule.steps, ")"));
   return check.Take();
 }
 
@@ -109,7 +109,7 @@ std::vector<std::string> TrainingConfig::Warnings(const StrideHybridConfig& mode
   std::vector<std::string> warnings;
   if (!Validate().empty()) return warnings;
   const auto warn = [&](bool unwise, const auto&... sentence) {
-    if (unwise) warnings.push_back(Cat(sentence...));
+    if (unwise) warnings.push_back(StrCat(sentence...));
   };
   warn(data.sequence_length < 2 * model.stride, "data.sequence_length is ", data.sequence_length,
        ": fewer than two writes (stride ", model.stride, ") fit in, so the memory is hardly trained");
@@ -161,7 +161,7 @@ absl::StatusOr<TrainingConfig> TrainingConfig::FromJson(std::string_view text, s
 absl::StatusOr<TrainingConfig> TrainingConfig::Load(const std::string& path, std::vector<std::string>* warnings) {
   ASSIGN_OR_RETURN(const std::string text, fields::ReadSmallFile(path, kMaxConfigBytes));
   absl::StatusOr<TrainingConfig> config = FromJson(text, warnings);
-  if (!config.ok()) return absl::Status(config.status().code(), Cat(path, ": ", config.status().message()));
+  if (!config.ok()) return absl::Status(config.status().code(), StrCat(path, ": ", config.status().message()));
   return config;
 }
 

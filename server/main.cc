@@ -10,10 +10,10 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/usage.h"
 #include "absl/time/time.h"
+#include "model/base/strings.h"
 #include "model/io/atomic_file.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
-#include "server/base/strings.h"
 #include "server/server.h"
 #include "server/server_options.h"
 

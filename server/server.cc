@@ -6,12 +6,12 @@
 #include <utility>
 
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/checkpoint.h"
 #include "model/device.h"
 #include "model/runners.h"
 #include "model/tokenizer/tokenizer.h"
 #include "server/base/log.h"
-#include "server/base/strings.h"
 #include "server/engine/torch_executor.h"
 #include "server/metrics/engine_metrics_adapter.h"
 #include "server/model_description.h"

@@ -2,8 +2,8 @@
 
 #include <charconv>
 
+#include "model/base/strings.h"
 #include "server/base/flag_sources.h"
-#include "server/base/strings.h"
 
 namespace smt {
 namespace {

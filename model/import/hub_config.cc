@@ -1,7 +1,7 @@
 #include "model/import/hub_config.h"
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_json.h"
 
 namespace smt {
@@ -42,15 +42,15 @@ class HubReader {
     std::vector<std::string> quoted;
     for (const std::string_view text : allowed) {
       if (value == text) return;
-      quoted.push_back(Cat("\"", text, "\""));
+      quoted.push_back(StrCat("\"", text, "\""));
     }
-    Add(name, Cat("\"", fields::ShowValue(value), "\""), absl::StrJoin(quoted, " or "));
+    Add(name, StrCat("\"", fields::ShowValue(value), "\""), absl::StrJoin(quoted, " or "));
   }
 
   void RequireFlag(std::string_view name, bool required, std::string_view why) {
     bool value = required;
     (*this)(name, value, Flag{});
-    if (value != required) Add(name, value ? "true" : "false", Cat(required ? "true" : "false", " (", why, ")"));
+    if (value != required) Add(name, value ? "true" : "false", StrCat(required ? "true" : "false", " (", why, ")"));
   }
 
   void Add(std::string_view name, std::string_view value, std::string_view allowed) {
@@ -110,7 +110,8 @@ absl::StatusOr<HubMamba> ReadHubMamba(std::string_view json) {
     const int64_t expanded = mamba.ssm.expand * mamba.d_model;
     int64_t inner = expanded;
     read("intermediate_size", inner, Integer{1, kMany});
-    if (inner != expanded) read.Add("intermediate_size", Cat(inner), Cat("expand times hidden_size (", expanded, ")"));
+    if (inner != expanded)
+      read.Add("intermediate_size", StrCat(inner), StrCat("expand times hidden_size (", expanded, ")"));
   }
   RETURN_IF_ERROR(fields::ViolationsError(read.violations()));
   return mamba;

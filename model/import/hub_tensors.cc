@@ -4,8 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 
@@ -24,13 +24,13 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& 
   ASSIGN_OR_RETURN(const std::string text, fields::ReadSmallFile(path, kMaxIndexBytes));
   const nlohmann::json root = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object()) {
-    return absl::InvalidArgumentError(Cat(path, " is not an index: it must be a JSON object with \"weight_map\""));
+    return absl::InvalidArgumentError(StrCat(path, " is not an index: it must be a JSON object with \"weight_map\""));
   }
   std::map<std::string, std::string> shards;
   for (const auto& [name, file] : root["weight_map"].items()) {
     if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos) {
-      return absl::InvalidArgumentError(Cat(path, ": the shard of ", fields::ShowValue(name), " is ",
-                                            fields::ShowValue(file.dump()), ", must be a file name in the folder"));
+      return absl::InvalidArgumentError(StrCat(path, ": the shard of ", fields::ShowValue(name), " is ",
+                                               fields::ShowValue(file.dump()), ", must be a file name in the folder"));
     }
     shards[name] = file.get<std::string>();
   }
@@ -44,7 +44,7 @@ absl::StatusOr<HubTensors> HubTensors::Open(const std::string& dir) {
   const std::string whole = dir + "/model.safetensors", index = whole + ".index.json";
   if (!Exists(index)) {
     if (!Exists(whole)) {
-      return absl::NotFoundError(Cat(
+      return absl::NotFoundError(StrCat(
           dir, " has no model.safetensors",
           Exists(dir + "/pytorch_model.bin") ? " (pytorch_model.bin is not read: save the model as safetensors)" : ""));
     }
@@ -58,13 +58,13 @@ absl::StatusOr<HubTensors> HubTensors::Open(const std::string& dir) {
   for (const auto& [name, file] : shard_of) {
     const auto [at, is_new] = opened.emplace(file, tensors.shards_.size());
     if (is_new) {
-      ASSIGN_OR_RETURN(SafetensorsReader reader, SafetensorsReader::Open(Cat(dir, "/", file)));
+      ASSIGN_OR_RETURN(SafetensorsReader reader, SafetensorsReader::Open(StrCat(dir, "/", file)));
       tensors.shards_.push_back(std::move(reader));
     }
     const TensorInfo* info = tensors.shards_[at->second].Find(name);
     if (info == nullptr) {
       return absl::InvalidArgumentError(
-          Cat(index, ": ", fields::ShowValue(name), " is not in ", fields::ShowValue(file), " as the index says"));
+          StrCat(index, ": ", fields::ShowValue(name), " is not in ", fields::ShowValue(file), " as the index says"));
     }
     tensors.entries_[name] = {at->second, info};
   }

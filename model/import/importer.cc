@@ -5,8 +5,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_json.h"
 #include "model/import/byte_vocabulary.h"
 #include "model/import/hub_config.h"
@@ -25,15 +25,15 @@ absl::StatusOr<Config> ReadHubConfig(const std::string& dir, absl::StatusOr<Conf
   const std::string path = dir + "/config.json";
   ASSIGN_OR_RETURN(const std::string text, fields::ReadSmallFile(path, kMaxConfigBytes));
   absl::StatusOr<Config> config = read(text);
-  if (!config.ok()) return absl::Status(config.status().code(), Cat(path, ": ", config.status().message()));
+  if (!config.ok()) return absl::Status(config.status().code(), StrCat(path, ": ", config.status().message()));
   return config;
 }
 
 absl::StatusOr<StrideHybridConfig> Combine(const ImportOptions& options, const HubGpt2& gpt2, const HubMamba& mamba) {
   if (gpt2.d_model != mamba.d_model) {
-    return absl::InvalidArgumentError(Cat("the widths differ: n_embd of ", options.gpt2_dir, " is ", gpt2.d_model,
-                                          ", hidden_size of ", options.mamba_dir, " is ", mamba.d_model,
-                                          "; they must be equal"));
+    return absl::InvalidArgumentError(StrCat("the widths differ: n_embd of ", options.gpt2_dir, " is ", gpt2.d_model,
+                                             ", hidden_size of ", options.mamba_dir, " is ", mamba.d_model,
+                                             "; they must be equal"));
   }
   StrideHybridConfig config;
   config.vocab_size = gpt2.vocab_size;
@@ -102,23 +102,23 @@ void PlanTensor(const TensorSpec& spec, const ImportOptions& options, Source& so
   std::string theirs;
   const HubTensors::Entry* entry = source.Find(spec.name, &theirs);
   if (entry == nullptr) {
-    report.missing.push_back(Cat(spec.name, " ", ShapeToString(spec.shape), " is not in ", source.dir));
+    report.missing.push_back(StrCat(spec.name, " ", ShapeToString(spec.shape), " is not in ", source.dir));
     return;
   }
   const TensorInfo& info = *entry->info;
   if (info.shape != spec.shape) {
-    report.wrong_shape.push_back(
-        Cat(spec.name, " is ", ShapeToString(info.shape), " in ", source.dir, ", must be ", ShapeToString(spec.shape)));
+    report.wrong_shape.push_back(StrCat(spec.name, " is ", ShapeToString(info.shape), " in ", source.dir, ", must be ",
+                                        ShapeToString(spec.shape)));
     return;
   }
   if (!IsSupported(info.dtype)) {
     report.wrong_shape.push_back(
-        Cat(spec.name, " is ", Name(info.dtype), " in ", source.dir, ", must be F32, F16 or BF16"));
+        StrCat(spec.name, " is ", Name(info.dtype), " in ", source.dir, ", must be F32, F16 or BF16"));
     return;
   }
   const SafetensorsDType dtype = options.matrix_dtype ? StoredDType(spec, *options.matrix_dtype) : info.dtype;
   report.loaded.push_back(
-      Cat(spec.name, " ", ShapeToString(spec.shape), " ", Name(dtype), " from ", theirs, " ", Name(info.dtype)));
+      StrCat(spec.name, " ", ShapeToString(spec.shape), " ", Name(dtype), " from ", theirs, " ", Name(info.dtype)));
   planned.push_back(Copied(spec, source.tensors, *entry, dtype));
 }
 
@@ -131,7 +131,7 @@ void SortLeftovers(const Source& source, bool is_gpt2, const StrideHybridConfig&
                                : name == "lm_head.weight" || full == "backbone.embeddings.weight" ||
                                      full == "backbone.embedding.weight";
     (known ? report.ignored : report.unexpected)
-        .push_back(Cat(name, " ", ShapeToString(entry.info->shape), " in ", source.dir));
+        .push_back(StrCat(name, " ", ShapeToString(entry.info->shape), " in ", source.dir));
   }
 }
 
@@ -140,8 +140,8 @@ void SortLeftovers(const Source& source, bool is_gpt2, const StrideHybridConfig&
 std::string ImportReport::ToString() const {
   std::string text;
   const auto section = [&](const char* title, const std::vector<std::string>& lines) {
-    text += Cat(title, ": ", lines.size(), "\n");
-    for (const std::string& line : lines) text += Cat("  ", line, "\n");
+    text += StrCat(title, ": ", lines.size(), "\n");
+    for (const std::string& line : lines) text += StrCat("  ", line, "\n");
   };
   section("loaded", loaded);
   section("initialized", initialized);
@@ -171,7 +171,7 @@ absl::Status ImportModel(const ImportOptions& options, ImportReport* report) {
       TensorSpec initialized = spec;
       if (no_conv_bias) initialized.role = TensorRole::kBias;
       report->initialized.push_back(
-          Cat(spec.name, " ", ShapeToString(spec.shape), no_conv_bias ? " to 0" : " near the identity"));
+          StrCat(spec.name, " ", ShapeToString(spec.shape), no_conv_bias ? " to 0" : " near the identity"));
       planned.push_back(Initialized(
           initialized, config, StoredDType(spec, options.matrix_dtype.value_or(SafetensorsDType::kF32)), options.seed));
     } else {
@@ -183,13 +183,13 @@ absl::Status ImportModel(const ImportOptions& options, ImportReport* report) {
   report->warnings = config.Warnings();
   if (!tokenizer) {
     report->warnings.push_back(
-        Cat(options.gpt2_dir, " has no vocab.json and merges.txt: the model will take and give ids only"));
+        StrCat(options.gpt2_dir, " has no vocab.json and merges.txt: the model will take and give ids only"));
   }
   if (!report->missing.empty() || !report->wrong_shape.empty()) {
     return absl::InvalidArgumentError(
-        Cat("nothing was written: ", report->missing.size(), " tensors are missing and ", report->wrong_shape.size(),
-            " have a wrong shape or dtype, ", report->missing.empty() ? report->wrong_shape[0] : report->missing[0],
-            report->missing.size() + report->wrong_shape.size() > 1 ? " among them" : ""));
+        StrCat("nothing was written: ", report->missing.size(), " tensors are missing and ", report->wrong_shape.size(),
+               " have a wrong shape or dtype, ", report->missing.empty() ? report->wrong_shape[0] : report->missing[0],
+               report->missing.size() + report->wrong_shape.size() > 1 ? " among them" : ""));
   }
   return WriteModelFolder(options.out_dir, config, planned, tokenizer);
 }
@@ -200,7 +200,7 @@ absl::Status InitModel(const InitOptions& options) {
   if (!options.tokenizer_dir.empty()) {
     ASSIGN_OR_RETURN(tokenizer, FindTokenizerFiles(options.tokenizer_dir));
     if (!tokenizer) {
-      return absl::NotFoundError(Cat("tokenizer_dir ", options.tokenizer_dir, " has no vocab.json and merges.txt"));
+      return absl::NotFoundError(StrCat("tokenizer_dir ", options.tokenizer_dir, " has no vocab.json and merges.txt"));
     }
   } else if (options.byte_vocabulary) {
     tokenizer = TokenizerFiles{ByteVocabularyJson(), EmptyMerges(), {}, {}, {}};

@@ -2,8 +2,8 @@
 
 #include <filesystem>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/io/atomic_file.h"
 
 namespace smt {
@@ -24,8 +24,9 @@ absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::stri
 
 absl::Status CheckNewModelFolder(const std::string& dir) {
   for (const char* name : {"config.json", "model.safetensors"}) {
-    if (Exists(Cat(dir, "/", name))) {
-      return absl::AlreadyExistsError(Cat(dir, " has a ", name, " already; give a new folder, nothing is overwritten"));
+    if (Exists(StrCat(dir, "/", name))) {
+      return absl::AlreadyExistsError(
+          StrCat(dir, " has a ", name, " already; give a new folder, nothing is overwritten"));
     }
   }
   return absl::OkStatus();
@@ -37,7 +38,7 @@ absl::Status WriteModelFolder(const std::string& dir, const StrideHybridConfig& 
   RETURN_IF_ERROR(CheckNewModelFolder(dir));
   std::error_code error;
   std::filesystem::create_directories(dir, error);
-  if (error) return absl::FailedPreconditionError(Cat("cannot make the folder ", dir, ": ", error.message()));
+  if (error) return absl::FailedPreconditionError(StrCat("cannot make the folder ", dir, ": ", error.message()));
   SafetensorsWriter writer;
   RETURN_IF_ERROR(writer.SetMetadata("format", "pt"));
   for (const PlannedTensor& tensor : tensors) {

@@ -24,7 +24,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   }
   if (!S_ISREG(info.st_mode)) {
     close(fd);
-    return absl::InvalidArgumentError(Cat(path, ": is not a regular file"));
+    return absl::InvalidArgumentError(StrCat(path, ": is not a regular file"));
   }
   const size_t size = static_cast<size_t>(info.st_size);
   if (size == 0) {  // mmap refuses length 0

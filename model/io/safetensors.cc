@@ -5,8 +5,8 @@
 #include <limits>
 #include <utility>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/io/float_bits.h"
 #include "model/io/mapped_file.h"
 
@@ -34,7 +34,7 @@ absl::StatusOr<SafetensorsReader> SafetensorsReader::Parse(std::string_view byte
   contents->source = std::string(source);
   absl::StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(bytes);
   if (!header.ok()) {
-    return absl::Status(header.status().code(), Cat(source, ": ", std::string(header.status().message())));
+    return absl::Status(header.status().code(), StrCat(source, ": ", std::string(header.status().message())));
   }
   contents->header = *std::move(header);
   for (size_t i = 0; i < contents->header.tensors.size(); ++i) {
@@ -67,15 +67,16 @@ const TensorInfo* SafetensorsReader::Find(std::string_view name) const {
 
 absl::StatusOr<const TensorInfo*> SafetensorsReader::Get(std::string_view name) const {
   if (const TensorInfo* tensor = Find(name)) return tensor;
-  return absl::NotFoundError(Cat(source(), ": has no tensor ", QuoteForMessage(name), " among its ", tensors().size()));
+  return absl::NotFoundError(
+      StrCat(source(), ": has no tensor ", QuoteForMessage(name), " among its ", tensors().size()));
 }
 
 absl::StatusOr<const TensorInfo*> SafetensorsReader::Get(std::string_view name,
                                                          const std::vector<int64_t>& shape) const {
   ASSIGN_OR_RETURN(const TensorInfo* tensor, Get(name));
   if (tensor->shape == shape) return tensor;
-  return absl::InvalidArgumentError(Cat(source(), ": tensor ", QuoteForMessage(name), " has shape ",
-                                        ShapeToString(tensor->shape), "; required is ", ShapeToString(shape)));
+  return absl::InvalidArgumentError(StrCat(source(), ": tensor ", QuoteForMessage(name), " has shape ",
+                                           ShapeToString(tensor->shape), "; required is ", ShapeToString(shape)));
 }
 
 std::string_view SafetensorsReader::Bytes(const TensorInfo& tensor) const {
@@ -96,8 +97,8 @@ absl::StatusOr<std::vector<float>> SafetensorsReader::ReadFloat32(std::string_vi
 
 absl::Status SafetensorsReader::ReadFloat32(const TensorInfo& tensor, absl::Span<float> out) const {
   if (out.size() != static_cast<size_t>(tensor.elements)) {
-    return absl::InvalidArgumentError(Cat(source(), ": tensor ", QuoteForMessage(tensor.name), " has ", tensor.elements,
-                                          " elements, but there is room for ", out.size()));
+    return absl::InvalidArgumentError(StrCat(source(), ": tensor ", QuoteForMessage(tensor.name), " has ",
+                                             tensor.elements, " elements, but there is room for ", out.size()));
   }
   const std::string_view bytes = Bytes(tensor);
   switch (tensor.dtype) {
@@ -111,8 +112,8 @@ absl::Status SafetensorsReader::ReadFloat32(const TensorInfo& tensor, absl::Span
       ForEach<uint16_t>(bytes, [&](size_t i, uint16_t bits) { out[i] = BFloat16ToFloat(bits); });
       return absl::OkStatus();
     default:
-      return absl::InvalidArgumentError(Cat(source(), ": tensor ", QuoteForMessage(tensor.name), " has dtype ",
-                                            Name(tensor.dtype), "; allowed are F32, F16 and BF16"));
+      return absl::InvalidArgumentError(StrCat(source(), ": tensor ", QuoteForMessage(tensor.name), " has dtype ",
+                                               Name(tensor.dtype), "; allowed are F32, F16 and BF16"));
   }
 }
 
@@ -132,8 +133,8 @@ absl::StatusOr<std::vector<int64_t>> SafetensorsReader::ReadInt64(std::string_vi
       ForEach<uint8_t>(bytes, set);
       return values;
     default:
-      return absl::InvalidArgumentError(Cat(source(), ": tensor ", QuoteForMessage(name), " has dtype ",
-                                            Name(tensor->dtype), "; allowed are I64, I32 and U8"));
+      return absl::InvalidArgumentError(StrCat(source(), ": tensor ", QuoteForMessage(name), " has dtype ",
+                                               Name(tensor->dtype), "; allowed are I64, I32 and U8"));
   }
 }
 
@@ -143,8 +144,8 @@ absl::StatusOr<std::vector<int32_t>> SafetensorsReader::ReadInt32(std::string_vi
   values.reserve(wide.size());
   for (const int64_t value : wide) {
     if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-      return absl::InvalidArgumentError(Cat(source(), ": tensor ", QuoteForMessage(name), " holds ", value,
-                                            " at index ", values.size(), "; allowed is the range of int32"));
+      return absl::InvalidArgumentError(StrCat(source(), ": tensor ", QuoteForMessage(name), " holds ", value,
+                                               " at index ", values.size(), "; allowed is the range of int32"));
     }
     values.push_back(static_cast<int32_t>(value));
   }

@@ -10,8 +10,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_join.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {
@@ -37,13 +37,13 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (state_ == State::kShape) {
       if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return Scalar(absl::StrCat(value));
       if (tensor_.shape.size() == kMaxDimensions) {
-        return Fail(Cat(Here(), " has more than ", kMaxDimensions, " dimensions"));
+        return Fail(StrCat(Here(), " has more than ", kMaxDimensions, " dimensions"));
       }
       tensor_.shape.push_back(static_cast<int64_t>(value));
       return true;
     }
     if (state_ == State::kOffsets) {
-      if (offsets_ == 2) return Fail(Cat(Here(), " has more than two numbers; allowed is [begin, end]"));
+      if (offsets_ == 2) return Fail(StrCat(Here(), " has more than two numbers; allowed is [begin, end]"));
       (offsets_++ == 0 ? tensor_.begin : tensor_.end) = value;
       return true;
     }
@@ -57,7 +57,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     }
     if (state_ == State::kTensor && key_ == "dtype") {
       const std::optional<SafetensorsDType> dtype = ParseSafetensorsDType(value);
-      if (!dtype) return Fail(Cat(Here(), " is ", QuoteForMessage(value), "; allowed are ", AllSafetensorsDTypes()));
+      if (!dtype) return Fail(StrCat(Here(), " is ", QuoteForMessage(value), "; allowed are ", AllSafetensorsDTypes()));
       tensor_.dtype = *dtype;
       return true;
     }
@@ -87,11 +87,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (unknown_depth_ > 0) return true;
     key_ = std::move(value);
     if (state_ == State::kTop) {
-      if (!names_.insert(key_).second) return Fail(Cat("tensor ", QuoteForMessage(key_), " is named twice"));
+      if (!names_.insert(key_).second) return Fail(StrCat("tensor ", QuoteForMessage(key_), " is named twice"));
     } else if (state_ == State::kMetadata) {
-      if (metadata_->count(key_) > 0) return Fail(Cat(Here(), " is given twice"));
+      if (metadata_->count(key_) > 0) return Fail(StrCat(Here(), " is given twice"));
     } else if (const int bit = FieldBit(key_); bit != 0) {
-      if ((fields_ & bit) != 0) return Fail(Cat(Here(), " is given twice"));
+      if ((fields_ & bit) != 0) return Fail(StrCat(Here(), " is given twice"));
       fields_ |= bit;
     }
     return true;
@@ -109,7 +109,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (state_ == State::kTensor) {
       for (const std::string_view field : {"dtype", "shape", "data_offsets"}) {
         if ((fields_ & FieldBit(field)) == 0) {
-          return Fail(Cat("tensor ", QuoteForMessage(tensor_.name), ": ", field, " is missing"));
+          return Fail(StrCat("tensor ", QuoteForMessage(tensor_.name), ": ", field, " is missing"));
         }
       }
       tensors_->push_back(std::move(tensor_));
@@ -136,7 +136,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     if (state_ == State::kOffsets && offsets_ != 2) {
-      return Fail(Cat(Here(), " has ", offsets_, " numbers; allowed is [begin, end]"));
+      return Fail(StrCat(Here(), " has ", offsets_, " numbers; allowed is [begin, end]"));
     }
     state_ = State::kTensor;
     return true;
@@ -146,7 +146,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     // "[json.exception.parse_error.101] parse error at line 1, column 9: …": the tag is no use to people.
     std::string_view what = exception.what();
     what.remove_prefix(std::min(what.size(), what.find("] ") + 2));
-    return Fail(Cat("header is not JSON, at its byte ", position, ": ", absl::CHexEscape(ToAbsl(what.substr(0, 256)))));
+    return Fail(
+        StrCat("header is not JSON, at its byte ", position, ": ", absl::CHexEscape(ToAbsl(what.substr(0, 256)))));
   }
 
  private:
@@ -160,7 +161,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool EnterUnknown() {
     if (++unknown_depth_ > kMaxUnknownDepth) {
-      return Fail(Cat(Here(), " is nested deeper than ", kMaxUnknownDepth, " levels"));
+      return Fail(StrCat(Here(), " is nested deeper than ", kMaxUnknownDepth, " levels"));
     }
     return true;
   }
@@ -168,8 +169,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   // A value where the format has none of its kind; fields that the format does not know may hold anything.
   bool Scalar(std::string_view value) {
     if (unknown_depth_ > 0 || IsUnknownField()) return true;
-    const std::string shown = value.size() > 80 ? Cat(value.substr(0, 80), "…") : std::string(value);
-    return Fail(Cat(Here(), " is ", shown, "; allowed is ", Allowed()));
+    const std::string shown = value.size() > 80 ? StrCat(value.substr(0, 80), "…") : std::string(value);
+    return Fail(StrCat(Here(), " is ", shown, "; allowed is ", Allowed()));
   }
 
   std::string_view Allowed() const {
@@ -196,12 +197,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       case State::kStart:
         return "header";
       case State::kTop:
-        return key_ == kMetadata ? std::string(kMetadata) : Cat("tensor ", QuoteForMessage(key_));
+        return key_ == kMetadata ? std::string(kMetadata) : StrCat("tensor ", QuoteForMessage(key_));
       case State::kMetadata:
-        return Cat(kMetadata, " ", QuoteForMessage(key_));
+        return StrCat(kMetadata, " ", QuoteForMessage(key_));
       default:
-        return Cat("tensor ", QuoteForMessage(tensor_.name), ": ",
-                   FieldBit(key_) != 0 ? key_ : Cat("field ", QuoteForMessage(key_)));
+        return StrCat("tensor ", QuoteForMessage(tensor_.name), ": ",
+                      FieldBit(key_) != 0 ? key_ : StrCat("field ", QuoteForMessage(key_)));
     }
   }
 
@@ -222,26 +223,26 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   std::string error_;
 };
 
-std::string OffsetsToString(const TensorInfo& tensor) { return Cat("[", tensor.begin, ", ", tensor.end, "]"); }
+std::string OffsetsToString(const TensorInfo& tensor) { return StrCat("[", tensor.begin, ", ", tensor.end, "]"); }
 
 // Sorts by offset, and checks each size and that the data is tiled without gaps up to `data_size`.
 absl::Status CheckOffsets(uint64_t data_size, std::vector<TensorInfo>* tensors) {
   for (TensorInfo& tensor : *tensors) {
-    const std::string name = Cat("tensor ", QuoteForMessage(tensor.name));
+    const std::string name = StrCat("tensor ", QuoteForMessage(tensor.name));
     ASSIGN_OR_RETURN(const TensorSize size, CheckedTensorSize(name, tensor.dtype, tensor.shape));
     tensor.elements = size.elements;
     if (tensor.begin > tensor.end) {
       return absl::InvalidArgumentError(
-          Cat(name, ": data_offsets is ", OffsetsToString(tensor), "; begin may not be past end"));
+          StrCat(name, ": data_offsets is ", OffsetsToString(tensor), "; begin may not be past end"));
     }
     if (tensor.end - tensor.begin != size.bytes) {
-      return absl::InvalidArgumentError(Cat(name, ": data_offsets ", OffsetsToString(tensor), " hold ",
-                                            tensor.end - tensor.begin, " bytes, but dtype ", Name(tensor.dtype),
-                                            " with shape ", ShapeToString(tensor.shape), " takes ", size.bytes));
+      return absl::InvalidArgumentError(StrCat(name, ": data_offsets ", OffsetsToString(tensor), " hold ",
+                                               tensor.end - tensor.begin, " bytes, but dtype ", Name(tensor.dtype),
+                                               " with shape ", ShapeToString(tensor.shape), " takes ", size.bytes));
     }
     if (tensor.end > data_size) {
-      return absl::DataLossError(Cat(name, ": data_offsets ", OffsetsToString(tensor), " end past the file's ",
-                                     data_size, " bytes of data; the file is truncated or damaged"));
+      return absl::DataLossError(StrCat(name, ": data_offsets ", OffsetsToString(tensor), " end past the file's ",
+                                        data_size, " bytes of data; the file is truncated or damaged"));
     }
   }
   std::stable_sort(tensors->begin(), tensors->end(), [](const TensorInfo& a, const TensorInfo& b) {
@@ -251,21 +252,21 @@ absl::Status CheckOffsets(uint64_t data_size, std::vector<TensorInfo>* tensors) 
   std::string_view previous;
   for (const TensorInfo& tensor : *tensors) {
     if (tensor.begin < covered) {
-      return absl::InvalidArgumentError(Cat("tensor ", QuoteForMessage(tensor.name), ": data_offsets ",
-                                            OffsetsToString(tensor), " overlap those of tensor ",
-                                            QuoteForMessage(previous), ", which end at ", covered));
+      return absl::InvalidArgumentError(StrCat("tensor ", QuoteForMessage(tensor.name), ": data_offsets ",
+                                               OffsetsToString(tensor), " overlap those of tensor ",
+                                               QuoteForMessage(previous), ", which end at ", covered));
     }
     if (tensor.begin > covered) {
-      return absl::InvalidArgumentError(Cat("tensor ", QuoteForMessage(tensor.name), ": data_offsets ",
-                                            OffsetsToString(tensor), " leave a gap; what comes before ends at ",
-                                            covered));
+      return absl::InvalidArgumentError(StrCat("tensor ", QuoteForMessage(tensor.name), ": data_offsets ",
+                                               OffsetsToString(tensor), " leave a gap; what comes before ends at ",
+                                               covered));
     }
     covered = tensor.end;
     previous = tensor.name;
   }
   if (covered != data_size) {
-    return absl::DataLossError(Cat("the tensors end at byte ", covered, " of the data, but the file holds ", data_size,
-                                   "; nothing may follow them"));
+    return absl::DataLossError(StrCat("the tensors end at byte ", covered, " of the data, but the file holds ",
+                                      data_size, "; nothing may follow them"));
   }
   return absl::OkStatus();
 }
@@ -273,23 +274,23 @@ absl::Status CheckOffsets(uint64_t data_size, std::vector<TensorInfo>* tensors) 
 }  // namespace
 
 std::string QuoteForMessage(std::string_view name) {
-  return Cat("'", absl::CHexEscape(ToAbsl(name.substr(0, 64))), name.size() > 64 ? "…" : "", "'");
+  return StrCat("'", absl::CHexEscape(ToAbsl(name.substr(0, 64))), name.size() > 64 ? "…" : "", "'");
 }
 
-std::string ShapeToString(const std::vector<int64_t>& shape) { return Cat("[", absl::StrJoin(shape, ", "), "]"); }
+std::string ShapeToString(const std::vector<int64_t>& shape) { return StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
 absl::StatusOr<TensorSize> CheckedTensorSize(std::string_view what, SafetensorsDType dtype,
                                              const std::vector<int64_t>& shape) {
   if (shape.size() > kMaxDimensions) {
     return absl::InvalidArgumentError(
-        Cat(what, ": shape has ", shape.size(), " dimensions; at most ", kMaxDimensions, " are allowed"));
+        StrCat(what, ": shape has ", shape.size(), " dimensions; at most ", kMaxDimensions, " are allowed"));
   }
   // Zeros are left out, so that an empty tensor's strides cannot overflow either.
   int64_t bits = BitsPerElement(dtype), elements = 1;
   bool empty = false;
   for (const int64_t size : shape) {
     if (size < 0) {
-      return absl::InvalidArgumentError(Cat(what, ": shape ", ShapeToString(shape), " has a negative size"));
+      return absl::InvalidArgumentError(StrCat(what, ": shape ", ShapeToString(shape), " has a negative size"));
     }
     if (size == 0) {
       empty = true;
@@ -297,38 +298,38 @@ absl::StatusOr<TensorSize> CheckedTensorSize(std::string_view what, SafetensorsD
     }
     if (__builtin_mul_overflow(bits, size, &bits)) {
       return absl::InvalidArgumentError(
-          Cat(what, ": shape ", ShapeToString(shape), " of ", Name(dtype), " takes more than 2^63 - 1 bits"));
+          StrCat(what, ": shape ", ShapeToString(shape), " of ", Name(dtype), " takes more than 2^63 - 1 bits"));
     }
     elements *= size;  // at most `bits`
   }
   if (empty) return TensorSize{};
   if (bits % 8 != 0) {
     return absl::InvalidArgumentError(
-        Cat(what, ": shape ", ShapeToString(shape), " of ", Name(dtype), " does not fill whole bytes"));
+        StrCat(what, ": shape ", ShapeToString(shape), " of ", Name(dtype), " does not fill whole bytes"));
   }
   return TensorSize{.elements = elements, .bytes = static_cast<uint64_t>(bits) / 8};
 }
 
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view file) {
   if (file.size() < 8) {
-    return absl::DataLossError(Cat("the file has ", file.size(), " bytes; a safetensors file has at least 8"));
+    return absl::DataLossError(StrCat("the file has ", file.size(), " bytes; a safetensors file has at least 8"));
   }
   uint64_t length = 0;
   for (int i = 0; i < 8; ++i) length |= static_cast<uint64_t>(static_cast<unsigned char>(file[i])) << (8 * i);
   if (length > kMaxSafetensorsHeader) {
-    return absl::InvalidArgumentError(Cat("the header's length is ", length, "; at most ", kMaxSafetensorsHeader,
-                                          " is allowed (is this a safetensors file?)"));
+    return absl::InvalidArgumentError(StrCat("the header's length is ", length, "; at most ", kMaxSafetensorsHeader,
+                                             " is allowed (is this a safetensors file?)"));
   }
   if (length > file.size() - 8) {
     return absl::DataLossError(
-        Cat("the header's length is ", length, ", but only ", file.size() - 8, " bytes follow it"));
+        StrCat("the header's length is ", length, ", but only ", file.size() - 8, " bytes follow it"));
   }
   const std::string_view text = file.substr(8, length);
   if (text.empty() || text[0] != '{') return absl::InvalidArgumentError("the header does not begin with '{'");
 
   // The parser takes a zero byte for the end of its input, and would not look at what follows.
   if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
-    return absl::InvalidArgumentError(Cat("header is not JSON, at its byte ", zero + 1, ": a zero byte"));
+    return absl::InvalidArgumentError(StrCat("header is not JSON, at its byte ", zero + 1, ": a zero byte"));
   }
 
   SafetensorsHeader header;

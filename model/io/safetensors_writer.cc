@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_join.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/io/atomic_file.h"
 #include "model/io/float_bits.h"
 
@@ -24,7 +24,7 @@ absl::StatusOr<std::string> JsonString(std::string_view what, std::string_view t
   try {
     return nlohmann::json(text).dump();
   } catch (const nlohmann::json::exception&) {
-    return absl::InvalidArgumentError(Cat(what, " ", QuoteForMessage(text), " is not UTF-8"));
+    return absl::InvalidArgumentError(StrCat(what, " ", QuoteForMessage(text), " is not UTF-8"));
   }
 }
 
@@ -32,7 +32,7 @@ absl::StatusOr<std::string> JsonString(std::string_view what, std::string_view t
 
 absl::Status SafetensorsWriter::SetMetadata(std::string_view key, std::string_view value) {
   RETURN_IF_ERROR(JsonString("metadata key", key).status());
-  RETURN_IF_ERROR(JsonString(Cat("metadata ", QuoteForMessage(key)), value).status());
+  RETURN_IF_ERROR(JsonString(StrCat("metadata ", QuoteForMessage(key)), value).status());
   metadata_.insert_or_assign(std::string(key), std::string(value));
   return absl::OkStatus();
 }
@@ -40,13 +40,13 @@ absl::Status SafetensorsWriter::SetMetadata(std::string_view key, std::string_vi
 absl::Status SafetensorsWriter::AddEntry(std::string_view name, SafetensorsDType dtype,
                                          const std::vector<int64_t>& shape, std::string_view bytes, Producer produce) {
   RETURN_IF_ERROR(JsonString("tensor", name).status());
-  const std::string what = Cat("tensor ", QuoteForMessage(name));
-  if (name == "__metadata__") return absl::InvalidArgumentError(Cat(what, ": the name is reserved"));
-  if (entries_.contains(name)) return absl::InvalidArgumentError(Cat(what, " is added twice"));
+  const std::string what = StrCat("tensor ", QuoteForMessage(name));
+  if (name == "__metadata__") return absl::InvalidArgumentError(StrCat(what, ": the name is reserved"));
+  if (entries_.contains(name)) return absl::InvalidArgumentError(StrCat(what, " is added twice"));
   ASSIGN_OR_RETURN(const TensorSize size, CheckedTensorSize(what, dtype, shape));
   if (!produce && bytes.size() != size.bytes) {
-    return absl::InvalidArgumentError(Cat(what, ": dtype ", Name(dtype), " with shape ", ShapeToString(shape),
-                                          " takes ", size.bytes, " bytes, but ", bytes.size(), " are given"));
+    return absl::InvalidArgumentError(StrCat(what, ": dtype ", Name(dtype), " with shape ", ShapeToString(shape),
+                                             " takes ", size.bytes, " bytes, but ", bytes.size(), " are given"));
   }
   entries_.emplace(std::string(name), Entry{.info = {.name = std::string(name),
                                                      .dtype = dtype,
@@ -92,7 +92,7 @@ absl::Status SafetensorsWriter::WriteTo(const Sink& sink) const {
 
   // Written by hand: nlohmann's objects would sort the names, and what comes first shall be first in the data too.
   std::vector<std::string> fields;
-  if (!metadata_.empty()) fields.push_back(Cat("\"__metadata__\":", nlohmann::json(metadata_).dump()));
+  if (!metadata_.empty()) fields.push_back(StrCat("\"__metadata__\":", nlohmann::json(metadata_).dump()));
   uint64_t offset = 0;
   for (const Entry* entry : order) {
     ASSIGN_OR_RETURN(const std::string name, JsonString("tensor", entry->info.name));
@@ -100,14 +100,14 @@ absl::Status SafetensorsWriter::WriteTo(const Sink& sink) const {
     if (__builtin_add_overflow(offset, size, &offset)) {
       return absl::InvalidArgumentError("the tensors take more than 2^64 bytes together");
     }
-    fields.push_back(Cat(name, ":{\"dtype\":\"", Name(entry->info.dtype), "\",\"shape\":[",
-                         absl::StrJoin(entry->info.shape, ","), "],\"data_offsets\":[", begin, ",", offset, "]}"));
+    fields.push_back(StrCat(name, ":{\"dtype\":\"", Name(entry->info.dtype), "\",\"shape\":[",
+                            absl::StrJoin(entry->info.shape, ","), "],\"data_offsets\":[", begin, ",", offset, "]}"));
   }
-  std::string header = Cat("{", absl::StrJoin(fields, ","), "}");
+  std::string header = StrCat("{", absl::StrJoin(fields, ","), "}");
   header.resize((header.size() + 7) / 8 * 8, ' ');
   if (header.size() > kMaxSafetensorsHeader) {
     return absl::InvalidArgumentError(
-        Cat("the header takes ", header.size(), " bytes; at most ", kMaxSafetensorsHeader, " are allowed"));
+        StrCat("the header takes ", header.size(), " bytes; at most ", kMaxSafetensorsHeader, " are allowed"));
   }
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i));
@@ -121,8 +121,8 @@ absl::Status SafetensorsWriter::WriteTo(const Sink& sink) const {
     }
     ASSIGN_OR_RETURN(const std::string bytes, entry->produce());
     if (bytes.size() != entry->info.end) {
-      return absl::InvalidArgumentError(Cat("tensor ", QuoteForMessage(entry->info.name), " takes ", entry->info.end,
-                                            " bytes, but ", bytes.size(), " were produced"));
+      return absl::InvalidArgumentError(StrCat("tensor ", QuoteForMessage(entry->info.name), " takes ", entry->info.end,
+                                               " bytes, but ", bytes.size(), " were produced"));
     }
     RETURN_IF_ERROR(sink(bytes));
   }
@@ -150,7 +150,7 @@ absl::StatusOr<std::string> SafetensorsWriter::ToString() const {
 absl::StatusOr<std::string> EncodeFloats(SafetensorsDType dtype, absl::Span<const float> values) {
   if (dtype == SafetensorsDType::kF32) return std::string(AsBytes(values));
   if (dtype != SafetensorsDType::kF16 && dtype != SafetensorsDType::kBF16) {
-    return absl::InvalidArgumentError(Cat("dtype is ", Name(dtype), "; allowed are F32, F16 and BF16"));
+    return absl::InvalidArgumentError(StrCat("dtype is ", Name(dtype), "; allowed are F32, F16 and BF16"));
   }
   std::string bytes(values.size() * 2, '\0');
   for (size_t i = 0; i < values.size(); ++i) {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/tokenizer/pre_tokenizer.h"
 
 namespace smt {
@@ -19,7 +19,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& dir) {
   ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(dir));
   absl::StatusOr<Tokenizer> tokenizer = FromFiles(files);
   if (!tokenizer.ok()) {
-    return absl::Status(tokenizer.status().code(), Cat(dir, "/", std::string(tokenizer.status().message())));
+    return absl::Status(tokenizer.status().code(), StrCat(dir, "/", std::string(tokenizer.status().message())));
   }
   return tokenizer;
 }
@@ -48,7 +48,7 @@ Tokenizer::Tokenizer(Vocabulary vocabulary)
 absl::Status Tokenizer::MarkSpecial(int32_t id) {
   if (id < 0 || id >= vocab_size()) {
     return absl::InvalidArgumentError(
-        Cat("special token id is ", id, "; allowed are the vocabulary's ids, 0 to ", vocab_size() - 1));
+        StrCat("special token id is ", id, "; allowed are the vocabulary's ids, 0 to ", vocab_size() - 1));
   }
   if (is_special_[id]) return absl::OkStatus();
   is_special_[id] = true;
@@ -115,7 +115,7 @@ absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids) con
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size()) {
       return absl::InvalidArgumentError(
-          Cat("ids[", i, "] is ", ids[i], "; allowed are the vocabulary's ids, 0 to ", vocab_size() - 1));
+          StrCat("ids[", i, "] is ", ids[i], "; allowed are the vocabulary's ids, 0 to ", vocab_size() - 1));
     }
     bytes += token_bytes_[ids[i]];
   }

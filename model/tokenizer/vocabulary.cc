@@ -11,8 +11,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/escaping.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/tokenizer/byte_alphabet.h"
 
 namespace smt {
@@ -40,10 +40,10 @@ std::string Printable(std::string_view text, size_t limit) {
   return out;
 }
 
-std::string Quote(std::string_view token) { return Cat("'", Printable(token, 64), "'"); }
+std::string Quote(std::string_view token) { return StrCat("'", Printable(token, 64), "'"); }
 
 absl::Status Error(std::string_view file, std::string_view message) {
-  return absl::InvalidArgumentError(Cat(file, ": ", message));
+  return absl::InvalidArgumentError(StrCat(file, ": ", message));
 }
 
 std::string WithoutTag(std::string_view what) {  // "[json.exception.parse_error.101] parse error at …"
@@ -55,7 +55,7 @@ std::string WithoutTag(std::string_view what) {  // "[json.exception.parse_error
 absl::Status CheckNoZeroByte(std::string_view file, std::string_view json) {
   const size_t zero = json.find('\0');
   if (zero == std::string_view::npos) return absl::OkStatus();
-  return Error(file, Cat("is not JSON: byte ", zero + 1, " is zero"));
+  return Error(file, StrCat("is not JSON: byte ", zero + 1, " is zero"));
 }
 
 // {"token": id, …} and nothing else; streamed, because a tree would hide tokens named twice.
@@ -82,7 +82,7 @@ class TokenIdsHandler : public nlohmann::json_sax<nlohmann::json> {
   bool key(string_t& value) override {
     key_ = std::move(value);
     if (!ids_->contains(key_)) return true;
-    error_ = Cat("token ", Quote(key_), " is there twice");
+    error_ = StrCat("token ", Quote(key_), " is there twice");
     return false;
   }
   bool number_unsigned(number_unsigned_t value) override {
@@ -93,15 +93,15 @@ class TokenIdsHandler : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& exception) override {
-    error_ = Cat("is not JSON: ", WithoutTag(exception.what()));
+    error_ = StrCat("is not JSON: ", WithoutTag(exception.what()));
     return false;
   }
 
  private:
   bool Refuse(std::string_view value) {
-    error_ =
-        inside_ ? Cat("token ", Quote(key_), " has ", value, " as its id; allowed is a whole number from 0 to 2^31 - 1")
-                : Cat("is ", value, "; allowed is an object of tokens and ids");
+    error_ = inside_ ? StrCat("token ", Quote(key_), " has ", value,
+                              " as its id; allowed is a whole number from 0 to 2^31 - 1")
+                     : StrCat("is ", value, "; allowed is an object of tokens and ids");
     return false;
   }
 
@@ -140,9 +140,9 @@ absl::Status CollectSpecial(std::string_view file, std::string_view text, Specia
   try {
     json = nlohmann::json::parse(text.begin(), text.end());
   } catch (const nlohmann::json::exception& exception) {
-    return Error(file, Cat("is not JSON: ", WithoutTag(exception.what())));
+    return Error(file, StrCat("is not JSON: ", WithoutTag(exception.what())));
   }
-  if (!json.is_object()) return Error(file, Cat("is ", json.type_name(), "; allowed is an object"));
+  if (!json.is_object()) return Error(file, StrCat("is ", json.type_name(), "; allowed is an object"));
   for (const auto& [key, value] : json.items()) {
     if (key == "added_tokens_decoder") {
       if (!value.is_object()) return Error(file, "added_tokens_decoder is not an object of ids and tokens");
@@ -152,18 +152,18 @@ absl::Status CollectSpecial(std::string_view file, std::string_view text, Specia
         const auto [stop, problem] = std::from_chars(id_text.data(), end, id);
         const std::string* name = TokenText(token);
         if (problem != std::errc() || stop != end || id < 0 || name == nullptr) {
-          return Error(file, Cat("added_tokens_decoder has an entry ", Quote(id_text),
-                                 "; allowed is \"id\": {\"content\": \"token\", …} with an id from 0 to 2^31 - 1"));
+          return Error(file, StrCat("added_tokens_decoder has an entry ", Quote(id_text),
+                                    "; allowed is \"id\": {\"content\": \"token\", …} with an id from 0 to 2^31 - 1"));
         }
         special->ids.emplace_back(*name, id);
         special->id_files.push_back(file);
       }
     } else if (key == "additional_special_tokens" && value.is_array()) {
       for (const nlohmann::json& token : value) {
-        if (const std::string* name = TokenText(token)) special->names.emplace_back(*name, Cat(file, ": ", key));
+        if (const std::string* name = TokenText(token)) special->names.emplace_back(*name, StrCat(file, ": ", key));
       }
     } else if (key.size() > 6 && key.ends_with("_token")) {  // bos_token, eos_token, unk_token, pad_token, …
-      if (const std::string* name = TokenText(value)) special->names.emplace_back(*name, Cat(file, ": ", key));
+      if (const std::string* name = TokenText(value)) special->names.emplace_back(*name, StrCat(file, ": ", key));
     }
   }
   return absl::OkStatus();
@@ -194,12 +194,12 @@ absl::StatusOr<std::set<std::string>> AddSpecialTokens(const SpecialTokens& spec
     const auto [entry, added] = ids->emplace(token, id);
     if (entry->second != id) {
       return Error(special.id_files[i],
-                   Cat("token ", Quote(token), " has id ", id, ", but ", entry->second, " elsewhere"));
+                   StrCat("token ", Quote(token), " has id ", id, ", but ", entry->second, " elsewhere"));
     }
     names.insert(token);
   }
   for (const auto& [token, where] : special.names) {
-    if (!ids->contains(token)) return Error(where, Cat(Quote(token), " is not in vocab.json or added_tokens.json"));
+    if (!ids->contains(token)) return Error(where, StrCat(Quote(token), " is not in vocab.json or added_tokens.json"));
     names.insert(token);
   }
   if (ids->contains("<|endoftext|>")) names.insert("<|endoftext|>");
@@ -213,19 +213,19 @@ absl::Status FillTokens(const TokenIds& ids, const std::set<std::string>& specia
   std::vector<const std::string*> tokens(ids.size(), nullptr);
   for (const auto& [token, id] : ids) {
     if (id >= count) {
-      return Error(kVocab, Cat("token ", Quote(token), " has id ", id, ", but with ", count,
-                               " tokens ids go from 0 to ", count - 1, " without holes"));
+      return Error(kVocab, StrCat("token ", Quote(token), " has id ", id, ", but with ", count,
+                                  " tokens ids go from 0 to ", count - 1, " without holes"));
     }
     if (tokens[id] != nullptr) {
       const auto [first, second] = std::minmax(*tokens[id], token);
-      return Error(kVocab, Cat("tokens ", Quote(first), " and ", Quote(second), " both have id ", id));
+      return Error(kVocab, StrCat("tokens ", Quote(first), " and ", Quote(second), " both have id ", id));
     }
     tokens[id] = &token;
   }
   vocabulary->token_bytes.resize(ids.size());
   for (int64_t id = 0; id < count; ++id) {
     const std::string& token = *tokens[id];
-    if (token.empty()) return Error(kVocab, Cat("the token with id ", id, " is empty"));
+    if (token.empty()) return Error(kVocab, StrCat("the token with id ", id, " is empty"));
     if (special.contains(token)) {
       vocabulary->special.insert(static_cast<int32_t>(id));
       vocabulary->token_bytes[id] = token;
@@ -233,9 +233,9 @@ absl::Status FillTokens(const TokenIds& ids, const std::set<std::string>& specia
     }
     std::optional<std::string> bytes = BytesOfSpelling(token);
     if (!bytes) {
-      return Error(kVocab, Cat("token ", Quote(token), " (id ", id,
-                               ") has a character outside the byte alphabet; allowed are GPT-2's 256 characters for "
-                               "bytes, in which a space is U+0120"));
+      return Error(kVocab, StrCat("token ", Quote(token), " (id ", id,
+                                  ") has a character outside the byte alphabet; allowed are GPT-2's 256 characters for "
+                                  "bytes, in which a space is U+0120"));
     }
     vocabulary->token_bytes[id] = *std::move(bytes);
   }
@@ -247,7 +247,7 @@ absl::Status FillByteIds(const TokenIds& ids, Vocabulary* vocabulary) {
     const std::string token = SpellByte(static_cast<uint8_t>(byte));
     const auto found = ids.find(token);
     if (found == ids.end()) {
-      return Error(kVocab, Cat("has no token for the byte ", byte, " (", Quote(token), "); all 256 are needed"));
+      return Error(kVocab, StrCat("has no token for the byte ", byte, " (", Quote(token), "); all 256 are needed"));
     }
     vocabulary->byte_ids[byte] = static_cast<int32_t>(found->second);
   }
@@ -266,24 +266,24 @@ absl::Status FillMerges(std::string_view text, const TokenIds& ids, Vocabulary* 
     if (number == 1 && line.starts_with("#version")) continue;
     if (line.empty() && text.find_first_not_of("\r\n") == std::string_view::npos) break;  // blank lines at the end
 
-    const std::string where = Cat("merges.txt: line ", number);
+    const std::string where = StrCat("merges.txt: line ", number);
     const size_t space = line.find(' ');
     if (space == std::string_view::npos || space == 0 || space + 1 == line.size() ||
         line.find(' ', space + 1) != std::string_view::npos) {
-      return Error(where, Cat("is ", Quote(line), "; allowed is 'LEFT RIGHT', two tokens with one space between"));
+      return Error(where, StrCat("is ", Quote(line), "; allowed is 'LEFT RIGHT', two tokens with one space between"));
     }
     const std::string left(line.substr(0, space)), right(line.substr(space + 1)), result = left + right;
     for (const std::string* token : {&left, &right, &result}) {
       if (ids.contains(*token)) continue;
-      return Error(where, Cat("merges ", Quote(left), " and ", Quote(right), ", but ", Quote(*token),
-                              " is not in vocab.json; do both files belong to one tokenizer?"));
+      return Error(where, StrCat("merges ", Quote(left), " and ", Quote(right), ", but ", Quote(*token),
+                                 " is not in vocab.json; do both files belong to one tokenizer?"));
     }
     const MergeRule rule{.left = static_cast<int32_t>(ids.at(left)),
                          .right = static_cast<int32_t>(ids.at(right)),
                          .result = static_cast<int32_t>(ids.at(result))};
     const auto [entry, added] = lines.emplace(std::pair<int64_t, int64_t>(rule.left, rule.right), number);
     if (!added)
-      return Error(where, Cat("merges ", Quote(left), " and ", Quote(right), " as line ", entry->second, " does"));
+      return Error(where, StrCat("merges ", Quote(left), " and ", Quote(right), " as line ", entry->second, " does"));
     vocabulary->merges.push_back(rule);
   }
   return absl::OkStatus();

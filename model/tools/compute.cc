@@ -7,8 +7,8 @@
 
 #include <algorithm>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/device.h"
 #include "model/io/safetensors.h"
@@ -27,7 +27,7 @@ absl::StatusOr<at::ScalarType> WindowDType(const std::string& dtype) {
   if (dtype == "float32") return at::kFloat;
   if (dtype == "bfloat16") return at::kBFloat16;
   return absl::InvalidArgumentError(
-      fields::Violation("--dtype", Cat("\"", fields::ShowValue(dtype), "\""), "\"float32\" or \"bfloat16\""));
+      fields::Violation("--dtype", StrCat("\"", fields::ShowValue(dtype), "\""), "\"float32\" or \"bfloat16\""));
 }
 
 }  // namespace
@@ -90,13 +90,13 @@ absl::StatusOr<std::vector<int32_t>> ReadInputIds(const std::string& path, int64
   const std::vector<int64_t>& shape = info->shape;
   if (shape.size() != 1 && !(shape.size() == 2 && shape[0] == 1)) {
     return absl::InvalidArgumentError(
-        Cat(path, ": input_ids is ", ShapeToString(shape), ", must be [L] or [1, L]: one sequence of ids"));
+        StrCat(path, ": input_ids is ", ShapeToString(shape), ", must be [L] or [1, L]: one sequence of ids"));
   }
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, file.ReadInt32("input_ids"));
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= 0 && ids[i] < vocab_size) continue;
     return absl::InvalidArgumentError(
-        Cat(path, ": input_ids[", i, "] is ", ids[i], ", must be in [0, ", vocab_size, "), the vocabulary"));
+        StrCat(path, ": input_ids[", i, "] is ", ids[i], ", must be in [0, ", vocab_size, "), the vocabulary"));
   }
   return ids;
 }

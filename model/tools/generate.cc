@@ -2,8 +2,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 #include "model/sampling/sampler.h"
@@ -38,12 +38,12 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerateOptions& o, const S
   std::vector<int32_t> ids;
   if (!o.prompt_ids.empty()) {
     absl::StatusOr<std::vector<int32_t>> given = IdsFromJson(o.prompt_ids);
-    if (!given.ok()) return absl::Status(given.status().code(), Cat("--prompt_ids: ", given.status().message()));
+    if (!given.ok()) return absl::Status(given.status().code(), StrCat("--prompt_ids: ", given.status().message()));
     ids = *std::move(given);
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] < config.vocab_size) continue;
-      return absl::InvalidArgumentError(fields::Violation(Cat("--prompt_ids[", i, "]"), Cat(ids[i]),
-                                                          Cat("in [0, ", config.vocab_size, "), the vocabulary")));
+      return absl::InvalidArgumentError(fields::Violation(StrCat("--prompt_ids[", i, "]"), StrCat(ids[i]),
+                                                          StrCat("in [0, ", config.vocab_size, "), the vocabulary")));
     }
   } else {
     std::string text;
@@ -73,8 +73,8 @@ absl::Status RunGenerate(const GenerateOptions& o) {
   if (o.prompt_ids.empty() || !o.print_ids) {
     ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(o.model_dir));
     if (tokenizer->vocab_size() > config.vocab_size) {
-      return absl::InvalidArgumentError(fields::Violation("vocab_size", Cat(config.vocab_size),
-                                                          Cat("at least vocab.json's ", tokenizer->vocab_size())));
+      return absl::InvalidArgumentError(fields::Violation("vocab_size", StrCat(config.vocab_size),
+                                                          StrCat("at least vocab.json's ", tokenizer->vocab_size())));
     }
   }
   ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptIds(o, config, tokenizer ? &*tokenizer : nullptr));

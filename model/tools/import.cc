@@ -1,8 +1,8 @@
 // smt_model import and init.
 #include <cstdio>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/config_json.h"
 #include "model/import/importer.h"
@@ -19,7 +19,7 @@ absl::StatusOr<std::optional<SafetensorsDType>> DTypeFlag(const std::string& val
   if (value == "bfloat16") return SafetensorsDType::kBF16;
   if (keep_allowed && value == "keep") return std::optional<SafetensorsDType>();
   return absl::InvalidArgumentError(
-      fields::Violation("--dtype", Cat("\"", fields::ShowValue(value), "\""),
+      fields::Violation("--dtype", StrCat("\"", fields::ShowValue(value), "\""),
                         keep_allowed ? "\"keep\", \"float32\" or \"bfloat16\"" : "\"float32\" or \"bfloat16\""));
 }
 
@@ -29,7 +29,7 @@ absl::StatusOr<std::optional<WindowPolicy>> PolicyFlag(std::string_view flag, co
   if (value.empty()) return std::optional<WindowPolicy>();
   if (const auto policy = ParseWindowPolicy(value)) return policy;
   return absl::InvalidArgumentError(
-      fields::Violation(flag, Cat("\"", fields::ShowValue(value), "\""), "\"hop\" or \"slide\""));
+      fields::Violation(flag, StrCat("\"", fields::ShowValue(value), "\""), "\"hop\" or \"slide\""));
 }
 
 absl::Status RunImport(const ImportCommandOptions& options) {
@@ -45,7 +45,7 @@ absl::Status RunImport(const ImportCommandOptions& options) {
   import.window_policy = policy.value_or(WindowPolicy::kHop);
   if (options.pool_scope != "window" && options.pool_scope != "tokens") {
     return absl::InvalidArgumentError(fields::Violation(
-        "--pool_scope", Cat("\"", fields::ShowValue(options.pool_scope), "\""), "\"window\" or \"tokens\""));
+        "--pool_scope", StrCat("\"", fields::ShowValue(options.pool_scope), "\""), "\"window\" or \"tokens\""));
   }
   import.pool_scope = options.pool_scope == "tokens" ? PoolScope::kTokens : PoolScope::kWindow;
   ASSIGN_OR_RETURN(import.matrix_dtype, DTypeFlag(options.dtype, /*keep_allowed=*/true));
@@ -65,17 +65,17 @@ absl::Status RunInit(const InitCommandOptions& options) {
     ASSIGN_OR_RETURN(const std::string text, fields::ReadSmallFile(options.config, kMaxConfigBytes));
     absl::StatusOr<StrideHybridConfig> config = StrideHybridConfig::FromJson(text);
     if (!config.ok()) {
-      return absl::Status(config.status().code(), Cat(options.config, ": ", config.status().message()));
+      return absl::Status(config.status().code(), StrCat(options.config, ": ", config.status().message()));
     }
     init.config = *std::move(config);
   } else {
     const Preset* preset = FindPreset(options.preset);
     if (preset == nullptr) {
       std::string names;
-      for (const Preset& known : Presets()) names += Cat(names.empty() ? "" : ", ", known.name);
+      for (const Preset& known : Presets()) names += StrCat(names.empty() ? "" : ", ", known.name);
       return absl::InvalidArgumentError(fields::Violation(
-          "--preset", options.preset.empty() ? "not given" : Cat("\"", fields::ShowValue(options.preset), "\""),
-          Cat("one of ", names, " (or give --config)")));
+          "--preset", options.preset.empty() ? "not given" : StrCat("\"", fields::ShowValue(options.preset), "\""),
+          StrCat("one of ", names, " (or give --config)")));
     }
     init.config = preset->config;
     init.byte_vocabulary = preset->byte_vocabulary;

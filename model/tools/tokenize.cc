@@ -5,8 +5,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/config_fields.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/tools/commands.h"
@@ -37,7 +37,7 @@ absl::Status ForEachLine(const std::string& text, const std::function<absl::Stat
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     const absl::Status status = each(line);
     ++number;
-    if (!status.ok()) return absl::Status(status.code(), Cat("line ", number, " of stdin: ", status.message()));
+    if (!status.ok()) return absl::Status(status.code(), StrCat("line ", number, " of stdin: ", status.message()));
     begin = end + 1;
   }
   return absl::OkStatus();
@@ -52,7 +52,7 @@ absl::StatusOr<std::string> ReadStdin() {
   char buffer[1 << 16];
   size_t count = 0;
   while ((count = std::fread(buffer, 1, sizeof(buffer), stdin)) > 0) text.append(buffer, count);
-  if (std::ferror(stdin)) return absl::UnavailableError(Cat("cannot read stdin: ", std::strerror(errno)));
+  if (std::ferror(stdin)) return absl::UnavailableError(StrCat("cannot read stdin: ", std::strerror(errno)));
   return text;
 }
 
@@ -67,7 +67,7 @@ absl::Status RunTokenize(const TokenizeOptions& options) {
   return ForEachLine(text, [&](std::string_view line) -> absl::Status {
     const nlohmann::json value = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!value.is_string()) {
-      return absl::InvalidArgumentError(Cat("\"", fields::ShowValue(line), "\" is not a JSON string"));
+      return absl::InvalidArgumentError(StrCat("\"", fields::ShowValue(line), "\" is not a JSON string"));
     }
     Write(IdsToJson(tokenizer.Encode(value.get_ref<const std::string&>(), encode)) + "\n");
     return absl::OkStatus();

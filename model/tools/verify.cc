@@ -7,8 +7,8 @@
 #include <set>
 
 #include "absl/strings/str_format.h"
-#include "model/base/cat.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/io/safetensors.h"
 #include "model/state_layout.h"
 #include "model/tools/commands.h"
@@ -58,7 +58,8 @@ class Verification {
   // Everything that one pass over input_ids shows. The memory stream is the same under both policies.
   absl::Status CompareComputed(const Computed& computed, WindowPolicy policy, int64_t length, const std::string& way) {
     const int64_t writes = length / config_.stride;
-    RETURN_IF_ERROR(Compare(Cat("logits_", Name(policy)), {length, config_.vocab_size}, computed.logits, kLogits, way));
+    RETURN_IF_ERROR(
+        Compare(StrCat("logits_", Name(policy)), {length, config_.vocab_size}, computed.logits, kLogits, way));
     RETURN_IF_ERROR(Compare("ssm_outputs", {writes, config_.d_model}, computed.ssm_outputs, kWrites, way));
     RETURN_IF_ERROR(Compare("pool_weights", {writes, config_.window()}, computed.pool_weights, kWrites, way));
     const bool mamba = config_.ssm.kind == SsmKind::kMamba;
@@ -71,17 +72,18 @@ class Verification {
     for (size_t i = 0; i < layers; ++i) {
       const size_t conv_size = conv.size() / layers, state_size = state.size() / layers;
       if (mamba) {
-        RETURN_IF_ERROR(Compare(Cat("ssm_conv.", i), conv_shape, conv.subspan(i * conv_size, conv_size), kState, way));
+        RETURN_IF_ERROR(
+            Compare(StrCat("ssm_conv.", i), conv_shape, conv.subspan(i * conv_size, conv_size), kState, way));
       }
       RETURN_IF_ERROR(
-          Compare(Cat("ssm_state.", i), state_shape, state.subspan(i * state_size, state_size), kState, way));
+          Compare(StrCat("ssm_state.", i), state_shape, state.subspan(i * state_size, state_size), kState, way));
     }
     return absl::OkStatus();
   }
 
   // Teacher-forced: after the prompt and the fixture's own ids before it, each id is the argmax or close to it.
   absl::Status CompareGreedy(const ComputeOptions& options, WindowPolicy policy, const std::vector<int32_t>& prompt) {
-    const std::string name = Cat("greedy_", Name(policy));
+    const std::string name = StrCat("greedy_", Name(policy));
     if (!Has(name)) return absl::OkStatus();
     checked_.insert(name);
     ASSIGN_OR_RETURN(const std::vector<int32_t> want, fixture_.ReadInt32(name));
@@ -94,11 +96,11 @@ class Verification {
     }
     std::vector<float> logits(static_cast<size_t>(config_.vocab_size));
     if (!prompt.empty()) runner->Logits(kSlot, logits.data());
-    Row row{name, "stepwise", 0, Cat("argmax or within ", absl::StrFormat("%g", kGreedyMargin)), true};
+    Row row{name, "stepwise", 0, StrCat("argmax or within ", absl::StrFormat("%g", kGreedyMargin)), true};
     for (size_t i = 0; i < want.size(); ++i) {
       if (want[i] < 0 || want[i] >= config_.vocab_size) {
-        return absl::InvalidArgumentError(Cat(fixture_.source(), ": ", name, "[", i, "] is ", want[i],
-                                              ", must be in [0, ", config_.vocab_size, "), the vocabulary"));
+        return absl::InvalidArgumentError(StrCat(fixture_.source(), ": ", name, "[", i, "] is ", want[i],
+                                                 ", must be in [0, ", config_.vocab_size, "), the vocabulary"));
       }
       if (!prompt.empty() || i > 0) {  // before the first id there are no logits
         const double best = *std::max_element(logits.begin(), logits.end());
@@ -170,7 +172,7 @@ absl::Status RunVerify(const VerifyOptions& options) {
   const bool any_policy = verification.Has("logits_hop") || verification.Has("logits_slide");
   for (const WindowPolicy policy : {WindowPolicy::kHop, WindowPolicy::kSlide}) {
     compute.window_policy = policy;
-    if (any_policy ? verification.Has(Cat("logits_", Name(policy))) : policy == config.window_policy) {
+    if (any_policy ? verification.Has(StrCat("logits_", Name(policy))) : policy == config.window_policy) {
       ASSIGN_OR_RETURN(const Computed parallel, ComputeParallel(compute, ids));
       RETURN_IF_ERROR(verification.CompareComputed(parallel, policy, length, "parallel"));
       ASSIGN_OR_RETURN(const Computed stepwise, ComputeStepwise(compute, ids));
@@ -180,9 +182,9 @@ absl::Status RunVerify(const VerifyOptions& options) {
   }
   if (verification.compared() == 0) {
     return absl::InvalidArgumentError(
-        Cat(options.fixture,
-            " has nothing to compare: it must have logits_hop, logits_slide, greedy_hop, greedy_slide, "
-            "ssm_outputs, pool_weights, ssm_conv.I or ssm_state.I"));
+        StrCat(options.fixture,
+               " has nothing to compare: it must have logits_hop, logits_slide, greedy_hop, greedy_slide, "
+               "ssm_outputs, pool_weights, ssm_conv.I or ssm_state.I"));
   }
   verification.Print(options.json);
   if (!verification.ok()) return absl::AbortedError("the model differs from the fixture by more than is allowed");

@@ -17,7 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/time/time.h"
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 extern char** environ;
 

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <xxhash.h>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt {
 

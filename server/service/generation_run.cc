@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/base/strings.h"
 #include "server/base/log.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/service/generation_events.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/service/generation_run.h"
 #include "server/service/generation_start.h"
 #include "server/service/names.h"

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/service/generation_events.h"
 #include "server/service/generation_run.h"
 #include "server/service/names.h"

@@ -1,7 +1,7 @@
 #include <cmath>
 #include <set>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
 #include "server/service/validators.h"

@@ -7,7 +7,7 @@
 #include <climits>
 #include <mutex>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {

@@ -1,7 +1,7 @@
 #include "server/service/model_service.h"
 
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/service/validators.h"
 
 namespace smt {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt {
 namespace {

@@ -1,7 +1,7 @@
 #include "server/service/rpc.h"
 
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 
 namespace smt {
 namespace {

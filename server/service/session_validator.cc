@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
 #include "server/service/validators.h"

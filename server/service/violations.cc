@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/service/utf8.h"
 
 namespace smt {

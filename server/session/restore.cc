@@ -1,8 +1,8 @@
 // Reading a session: its log, and a state to go on from. The log is the truth; a snapshot only saves absorbing it
 // again, so a damaged one is passed over as long as the log covers the rest.
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 
 namespace smt {

@@ -5,8 +5,8 @@
 
 #include "absl/strings/escaping.h"
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 #include "server/store/record_format.h"
 

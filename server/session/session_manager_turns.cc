@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/session/session_manager_impl.h"
 
 namespace smt {

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_format.h"
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/store/record_format.h"
 
 namespace smt {

@@ -2,7 +2,7 @@
 // outcome, header and what is left of the log.
 #include <utility>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/session/session_manager_impl.h"
 
 namespace smt {

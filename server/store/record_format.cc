@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 

@@ -18,7 +18,7 @@
 #include "absl/strings/numbers.h"
 
 #include "model/base/status_macros.h"
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/store/record_format.h"
 #include "server/store/rocksdb_internal.h"
 

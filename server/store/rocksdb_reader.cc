@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "model/base/status_macros.h"
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 
 namespace smt::store_internal {
 namespace {

@@ -14,7 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "model/base/status_macros.h"
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/store/record_format.h"
 #include "server/store/rocksdb_internal.h"
 #include "server/store/rocksdb_reader.h"

@@ -6,9 +6,9 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "model/base/strings.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
-#include "server/base/strings.h"
 #include "server/base/thread_pool.h"
 #include "tests/server/store/status_testing.h"
 

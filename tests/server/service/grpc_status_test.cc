@@ -2,8 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/base/strings.h"
 #include "server/service/violations.h"
 #include "tests/server/service/service_testing.h"
 

@@ -1,7 +1,7 @@
 #include "tests/server/store/memory_store.h"
 
 #include "model/base/status_macros.h"
-#include "server/base/strings.h"
+#include "model/base/strings.h"
 #include "server/store/record_format.h"
 
 namespace smt {

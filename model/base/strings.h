@@ -1,4 +1,4 @@
-// StrCat and StrJoin over std::string_view: Debian's Abseil is built with a string_view of its own, which std's does
+// StrCat and StrJoin over std::string_view: Debian 12's Abseil is built with a string_view of its own, which std's does
 // not convert to.
 #pragma once
 
@@ -7,10 +7,20 @@
 #include <string_view>
 #include <type_traits>
 
+#include "absl/strings/string_view.h"
+
 namespace smt {
+
+inline absl::string_view ToAbsl(std::string_view text) { return {text.data(), text.size()}; }
+
 namespace strings_internal {
 
 inline void Append(std::string& out, std::string_view text) { out.append(text); }
+
+template <typename Text>
+requires(std::is_same_v<Text, absl::string_view>) void Append(std::string& out, Text text) {
+  out.append(text.data(), text.size());
+}
 
 template <typename Number>
 requires(std::is_arithmetic_v<Number> && !std::is_same_v<Number, bool> &&
