@@ -30,6 +30,14 @@ void Client::SetDeadline(grpc::ClientContext* context, absl::Duration timeout) c
   }
 }
 
+template <typename Stub, typename Request, typename Response>
+Error Client::Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   const Request& request, Response* response) const {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.timeout);
+  return FromGrpc((stub.*method)(&context, request, response));
+}
+
 Error Client::StreamGenerate(const v1::GenerationSpec& spec,
                              const std::function<bool(const v1::GenerationEvent&)>& on_event,
                              grpc::ClientContext* context) {
@@ -58,25 +66,21 @@ Error Client::Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* res
 }
 
 Error Client::CancelGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::CancelGenerationRequest request;
   request.set_session(session);
   request.set_request_id(request_id);
   v1::CancelGenerationResponse response;
-  const Error error = FromGrpc(generation_->CancelGeneration(&context, request, &response));
+  const Error error = Call(*generation_, &v1::GenerationService::Stub::CancelGeneration, request, &response);
   if (error.ok() && generation != nullptr) *generation = std::move(*response.mutable_generation());
   return error;
 }
 
 Error Client::GetGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::GetGenerationRequest request;
   request.set_session(session);
   request.set_request_id(request_id);
   v1::GetGenerationResponse response;
-  const Error error = FromGrpc(generation_->GetGeneration(&context, request, &response));
+  const Error error = Call(*generation_, &v1::GenerationService::Stub::GetGeneration, request, &response);
   if (error.ok()) *generation = std::move(*response.mutable_generation());
   return error;
 }
@@ -95,77 +99,61 @@ Error Client::Score(const v1::ScoreRequest& request, std::vector<v1::TokenLogpro
 }
 
 Error Client::Tokenize(const v1::TokenizeRequest& request, std::vector<int32_t>* ids) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::TokenizeResponse response;
-  const Error error = FromGrpc(generation_->Tokenize(&context, request, &response));
+  const Error error = Call(*generation_, &v1::GenerationService::Stub::Tokenize, request, &response);
   ids->assign(response.token_ids().begin(), response.token_ids().end());
   return error;
 }
 
 Error Client::Detokenize(const std::vector<int32_t>& ids, v1::DetokenizeResponse* response) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::DetokenizeRequest request;
   request.mutable_token_ids()->Assign(ids.begin(), ids.end());
-  return FromGrpc(generation_->Detokenize(&context, request, response));
+  return Call(*generation_, &v1::GenerationService::Stub::Detokenize, request, response);
 }
 
 Error Client::CreateSession(const v1::CreateSessionRequest& request, v1::Session* session) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::CreateSessionResponse response;
-  const Error error = FromGrpc(sessions_->CreateSession(&context, request, &response));
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::CreateSession, request, &response);
   if (error.ok()) *session = std::move(*response.mutable_session());
   return error;
 }
 
 Error Client::GetSession(const std::string& name, v1::Session* session) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::GetSessionRequest request;
   request.set_name(name);
   v1::GetSessionResponse response;
-  const Error error = FromGrpc(sessions_->GetSession(&context, request, &response));
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::GetSession, request, &response);
   if (error.ok()) *session = std::move(*response.mutable_session());
   return error;
 }
 
 Error Client::ListSessions(int page_size, const std::string& page_token, std::vector<v1::Session>* sessions,
                            std::string* next_page_token) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::ListSessionsRequest request;
   request.set_page_size(page_size);
   request.set_page_token(page_token);
   v1::ListSessionsResponse response;
-  const Error error = FromGrpc(sessions_->ListSessions(&context, request, &response));
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::ListSessions, request, &response);
   for (auto& session : *response.mutable_sessions()) sessions->push_back(std::move(session));
   *next_page_token = response.next_page_token();
   return error;
 }
 
 Error Client::UpdateSession(const v1::UpdateSessionRequest& request, v1::Session* session) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::UpdateSessionResponse response;
-  const Error error = FromGrpc(sessions_->UpdateSession(&context, request, &response));
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::UpdateSession, request, &response);
   if (error.ok()) *session = std::move(*response.mutable_session());
   return error;
 }
 
 Error Client::DeleteSession(const v1::DeleteSessionRequest& request) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::DeleteSessionResponse response;
-  return FromGrpc(sessions_->DeleteSession(&context, request, &response));
+  return Call(*sessions_, &v1::SessionService::Stub::DeleteSession, request, &response);
 }
 
 Error Client::GetModel(v1::Model* model) {
-  grpc::ClientContext context;
-  SetDeadline(&context, options_.timeout);
   v1::GetModelResponse response;
-  const Error error = FromGrpc(models_->GetModel(&context, v1::GetModelRequest(), &response));
+  const Error error = Call(*models_, &v1::ModelService::Stub::GetModel, v1::GetModelRequest(), &response);
   if (error.ok()) *model = std::move(*response.mutable_model());
   return error;
 }

@@ -56,6 +56,10 @@ class Client {
 
  private:
   void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) const;
+  // A call that is answered within options_.timeout.
+  template <typename Stub, typename Request, typename Response>
+  Error Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+             const Request& request, Response* response) const;
 
   Options options_;
   std::shared_ptr<grpc::Channel> channel_;
