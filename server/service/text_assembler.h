@@ -42,7 +42,6 @@ class TextAssembler {
   bool found_stop_string() const { return stop_begin_ != kNone; }
   // Position of the last released id; 0 before the first.
   int64_t released_position() const { return released_position_; }
-  size_t held_tokens() const { return held_.size(); }
 
  private:
   static constexpr int64_t kNone = -1;
