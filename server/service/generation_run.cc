@@ -48,6 +48,12 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
   started_.set_durable_position(durable_position_);
   started_.set_digest(digest_.bytes());
   *events_.emplace_back().mutable_started() = started_;
+  if (spec_.output().has_prompt_logprobs() && head_ == 0 && !prompt_.empty()) {
+    // Nothing precedes a session's first id, so the engine says nothing of it; the list has one entry for each id.
+    v1::PromptLogprobs* first = events_.emplace_back().mutable_prompt_logprobs();
+    first->set_first_position(1);
+    *first->add_logprobs() = ToProto(*context_->codec, prompt_[0], nullptr);
+  }
   if (spec_.output().echo()) AppendEcho(*context_->codec, prompt_, head_, &events_);
   context_->metrics->Add(Metric::kPromptTokensTotal, static_cast<double>(prompt_tokens));
 }

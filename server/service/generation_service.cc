@@ -153,7 +153,8 @@ GenerationServiceImpl::Stream* GenerationServiceImpl::StreamGenerate(Call* call,
   }
   const bool scheduled =
       ScheduleStart(request->spec(), [context = context_, stream, request, deadline = DeadlineOf(*call)] {
-        auto source = StartGeneration(context, request->spec(), stream->record().arrival(), deadline);
+        auto source = StartGeneration(context, request->spec(), stream->record().arrival(), deadline,
+                                      [&stream] { return stream->cancelled(); });
         if (source.ok()) {
           stream->Attach(*std::move(source));
         } else {
@@ -173,7 +174,8 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::Generate(Call* call, const 
   }
   const bool scheduled =
       ScheduleStart(request->spec(), [context = context_, unary, request, deadline = DeadlineOf(*call)] {
-        auto source = StartGeneration(context, request->spec(), unary->record().arrival(), deadline);
+        auto source = StartGeneration(context, request->spec(), unary->record().arrival(), deadline,
+                                      [&unary] { return unary->cancelled(); });
         if (source.ok()) {
           std::make_shared<Gatherer>(unary, *std::move(source))->Run();
         } else {

@@ -155,23 +155,27 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Replay(ServiceContext* context
   return std::make_shared<StoredEvents<v1::GenerationEvent>>(std::move(events));
 }
 
-// The session to write, made if the request asks for that. Empty id: ephemeral.
-absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::GenerationSpec& spec) {
+// The session to write, made (then `created`) if the request asks for that. Empty id: ephemeral.
+absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::GenerationSpec& spec, bool* created) {
   const std::string id = spec.session().empty() ? "" : *ParseSessionName(spec.session());
   if (id.empty()) {
     if (!spec.create_session()) return SessionInfo();
+    *created = true;
     return context->sessions->Create("", absl::InfiniteDuration(), {});
   }
   absl::StatusOr<SessionInfo> found = context->sessions->Get(id);
   if (!absl::IsNotFound(found.status()) || !spec.create_session()) return found;
-  absl::StatusOr<SessionInfo> created = context->sessions->Create(id, absl::InfiniteDuration(), {});
-  return absl::IsAlreadyExists(created.status()) ? context->sessions->Get(id) : created;  // another was faster
+  absl::StatusOr<SessionInfo> made = context->sessions->Create(id, absl::InfiniteDuration(), {});
+  if (absl::IsAlreadyExists(made.status())) return context->sessions->Get(id);  // another was faster
+  *created = made.ok();
+  return made;
 }
 
 // The turn and the ids of the prompt. Whether text begins with bos depends on the session being empty, so a session
 // seen empty is asked to be so still; if another request was faster, both are read again.
 absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::GenerationSpec& spec, SessionInfo session,
-                                          uint64_t seed, absl::Time deadline, std::vector<int32_t>* prompt) {
+                                          uint64_t seed, absl::Time deadline, const std::function<bool()>& abandoned,
+                                          std::vector<int32_t>* prompt) {
   for (int attempt = 1;; ++attempt) {
     TurnSpec turn;
     turn.session_id = session.id;
@@ -184,6 +188,7 @@ absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::Gen
     turn.durability = ToDurability(spec.durability());
     turn.wait = spec.wait_for_session();
     turn.deadline = deadline;
+    turn.abandoned = abandoned;
     ASSIGN_OR_RETURN(*prompt, EncodeInput(*context, spec, session.position == 0));
     turn.prompt = *prompt;
     if (prompt->empty() && session.position == 0) {
@@ -203,11 +208,13 @@ absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::Gen
 }
 
 absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context, const v1::GenerationSpec& spec,
-                                                        absl::Time arrival, absl::Time deadline) {
+                                                        absl::Time arrival, absl::Time deadline,
+                                                        const std::function<bool()>& abandoned) {
   RETURN_IF_ERROR(CheckServing(*context));
   Violations violations;
   ValidateSpec(spec, context->limits, &violations);
   RETURN_IF_ERROR(violations.ToStatus());
+  if (abandoned()) return absl::CancelledError("the client went away before its request began");
   const bool has_session = !spec.session().empty() || spec.create_session();
   if (has_session && spec.durability() == v1::DURABILITY_TOKEN) {
     return WithDetails(absl::UnimplementedError("spec.durability TOKEN is not available yet; use TURN or NONE"),
@@ -227,10 +234,16 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   start.seed = seed;
   EngineRequest request;
   if (has_session) {
-    ASSIGN_OR_RETURN(const SessionInfo session, OpenSession(context, spec));
-    ASSIGN_OR_RETURN(BeginTurnResult begun, BeginTurn(context, spec, session, seed, deadline, &start.prompt));
-    if (begun.replay) return Replay(context, spec, session.id, *begun.replay);
-    start.turn = std::move(begun.turn);
+    bool created = false;
+    ASSIGN_OR_RETURN(const SessionInfo session, OpenSession(context, spec, &created));
+    absl::StatusOr<BeginTurnResult> begun = BeginTurn(context, spec, session, seed, deadline, abandoned, &start.prompt);
+    if (!begun.ok()) {
+      // A refused request leaves no session behind; the etag keeps what another has begun to use meanwhile.
+      if (created) context->sessions->Delete(session.id, session.etag).IgnoreError();
+      return begun.status();
+    }
+    if (begun->replay) return Replay(context, spec, session.id, *begun->replay);
+    start.turn = std::move(begun->turn);
     request.session_key = start.turn->session().key;
     request.head = start.turn->session().position;
     request.recent.assign(start.turn->recent().begin(), start.turn->recent().end());
@@ -318,8 +331,9 @@ std::string SemanticHash(const v1::GenerationSpec& spec) {
 
 absl::StatusOr<std::shared_ptr<GenerationEvents>> StartGeneration(ServiceContext* context,
                                                                   const v1::GenerationSpec& spec, absl::Time arrival,
-                                                                  absl::Time deadline) {
-  absl::StatusOr<std::shared_ptr<GenerationEvents>> started = Start(context, spec, arrival, deadline);
+                                                                  absl::Time deadline,
+                                                                  const std::function<bool()>& abandoned) {
+  absl::StatusOr<std::shared_ptr<GenerationEvents>> started = Start(context, spec, arrival, deadline, abandoned);
   if (!started.ok()) {
     const std::string reason = GetDetails(started.status()).reason;
     context->metrics->Add(Metric::kRequestsRejectedTotal, 1,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,10 +19,12 @@ namespace smt {
 
 using GenerationEvents = EventSource<v1::GenerationEvent>;
 
-// Blocks on the store and on tokenising: not for gRPC's threads. `deadline` is the call's.
+// Blocks on the store and on tokenising: not for gRPC's threads. `deadline` is the call's. While `abandoned` is true
+// (the client went away) nothing begins: CANCELLED.
 absl::StatusOr<std::shared_ptr<GenerationEvents>> StartGeneration(ServiceContext* context,
                                                                   const v1::GenerationSpec& spec, absl::Time arrival,
-                                                                  absl::Time deadline);
+                                                                  absl::Time deadline,
+                                                                  const std::function<bool()>& abandoned);
 
 // The ids of a request's `input`. `at_start`: nothing precedes them, so text begins with bos. INVALID_ARGUMENT beyond
 // max_prompt_tokens.

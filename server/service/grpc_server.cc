@@ -1,13 +1,17 @@
 #include "server/service/grpc_server.h"
 
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
 #include <climits>
 #include <mutex>
+#include <string>
 
 #include "model/base/strings.h"
+#include "server/base/log.h"
 
 namespace smt {
 namespace {
@@ -25,6 +29,14 @@ int MaxReceiveBytes(const RequestLimits& limits) {
 void EnablePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
+    // It prints on stderr, which is for lines of JSON; what a client sent wrong is said to the client.
+    google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int, const std::string& message) {
+      LogDebug("protobuf", {{"message", message}});
+    });
+    gpr_set_log_function([](gpr_log_func_args* line) {
+      const bool bad = line->severity == GPR_LOG_SEVERITY_ERROR;
+      Log(bad ? LogLevel::kWarning : LogLevel::kDebug, "grpc", {{"message", line->message}});
+    });
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "server/service/event_source.h"
 #include "server/service/grpc_status.h"
+#include "server/service/malformed_request.h"
 #include "server/service/service_context.h"
 
 namespace smt {
@@ -23,13 +24,14 @@ namespace smt {
 // The call's deadline; InfiniteFuture without one.
 absl::Time DeadlineOf(const grpc::CallbackServerContext& call);
 
-// INVALID_ARGUMENT when the bytes are not a `Request`.
+// INVALID_ARGUMENT when the bytes are not a `Request`, naming the fields.
 template <typename Request>
 absl::Status Decode(const grpc::ByteBuffer& bytes, Request* request) {
   grpc::ByteBuffer copy = bytes;  // shares the slices
   if (grpc::SerializationTraits<Request>::Deserialize(&copy, request).ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError("the request is not a valid " + request->GetTypeName() +
-                                    ": fields of type string must be UTF-8 (bytes of any kind go into text_bytes)");
+  grpc::Slice whole;
+  if (!bytes.DumpToSingleSlice(&whole).ok()) return absl::InvalidArgumentError("the request has no body");
+  return MalformedRequest(*Request::descriptor(), {reinterpret_cast<const char*>(whole.begin()), whole.size()});
 }
 
 template <typename Response>
@@ -64,6 +66,11 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   // `hook` is called when the client goes away, at once if it has; not after Reply.
   void SetCancelHook(std::function<void()> hook) ABSL_LOCKS_EXCLUDED(mu_);
   const RpcRecord& record() const { return record_; }
+  // Whether the client has gone away.
+  bool cancelled() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return cancelled_;
+  }
 
   void OnCancel() override ABSL_LOCKS_EXCLUDED(mu_);
   void OnDone() override { self_.reset(); }
@@ -74,7 +81,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   const RpcRecord record_;
   grpc::ByteBuffer* const response_;  // gRPC's
   std::shared_ptr<UnaryCall> self_;
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
   bool replied_ ABSL_GUARDED_BY(mu_) = false;
   std::function<void()> cancel_hook_ ABSL_GUARDED_BY(mu_);
@@ -113,6 +120,11 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     return call;
   }
   const RpcRecord& record() const { return record_; }
+  // Whether the client has gone away.
+  bool cancelled() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return cancelled_;
+  }
 
   // Either of these, once.
   void Fail(const absl::Status& status) {
@@ -219,7 +231,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   const Wrap wrap_;
   std::shared_ptr<StreamCall> self_;
   grpc::ByteBuffer buffer_;  // of the write in flight
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   std::shared_ptr<EventSource<Message>> source_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;  // a write is in flight, or a thread pumps
   bool again_ ABSL_GUARDED_BY(mu_) = false;

@@ -8,6 +8,7 @@
 namespace smt {
 namespace {
 
+constexpr absl::Duration kMaxTtl = absl::Hours(24 * 365 * 100);
 constexpr size_t kMaxLabelKey = 63;
 constexpr size_t kMaxLabelValue = 256;
 
@@ -20,9 +21,9 @@ bool IsLabelKey(std::string_view key) {
 void CheckSession(const v1::Session& session, const RequestLimits& limits, Violations* violations) {
   if (session.has_ttl()) {
     const auto ttl = FromProto(session.ttl());
-    if (!ttl || *ttl <= absl::ZeroDuration()) {
+    if (!ttl || *ttl <= absl::ZeroDuration() || *ttl > kMaxTtl) {
       violations->Add("session.ttl", StrCat("is ", session.ttl().seconds(), " s ", session.ttl().nanos(),
-                                            " ns; allowed is more than 0, or unset for ever"));
+                                            " ns; allowed is more than 0 to 100 years, or unset for ever"));
     }
   }
   if (session.labels_size() > limits.max_labels) {

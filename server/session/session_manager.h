@@ -70,6 +70,8 @@ struct TurnSpec {
   Durability durability = Durability::kTurn;
   bool wait = false;  // for the present writer to end, until `deadline`; else ABORTED at once
   absl::Time deadline = absl::InfiniteFuture();
+  // Whether nobody wants the turn any more: CANCELLED, and nothing was written. Empty: never.
+  std::function<bool()> abandoned;
 };
 
 // One writer's hold on a session, until destruction. Methods are called by one thread at a time.

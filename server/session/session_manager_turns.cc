@@ -7,6 +7,12 @@
 #include "server/session/session_manager_impl.h"
 
 namespace smt {
+namespace {
+
+// How often one that waits for a session looks whether it is still wanted.
+constexpr absl::Duration kAbandonedPoll = absl::Milliseconds(50);
+
+}  // namespace
 
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::FindRequest(const SessionKey& key,
                                                                              const std::string& request_id) {
@@ -68,13 +74,17 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
 // Waits for its turn and checks the preconditions. Nothing returned: the session is ours, busy set.
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEntry& entry, const TurnSpec& spec) {
   for (;;) {
+    if (spec.abandoned && spec.abandoned()) {
+      return absl::CancelledError(StrCat("the client went away before its turn on session '", entry.id, "' began"));
+    }
     RETURN_IF_ERROR(Load(entry));
     ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
     if (replay) return replay;
     if (!entry.busy) break;
     if (!spec.wait) return BusyError(entry.id);
     const auto free = [](SessionEntry* e) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !e->busy; };
-    if (!entry.mu.AwaitWithDeadline(absl::Condition(+free, &entry), spec.deadline)) {
+    const absl::Time poll = spec.abandoned ? std::min(spec.deadline, absl::Now() + kAbandonedPoll) : spec.deadline;
+    if (!entry.mu.AwaitWithDeadline(absl::Condition(+free, &entry), poll) && poll == spec.deadline) {
       return absl::DeadlineExceededError(
           StrCat("session '", entry.id, "' was being written by another request until the deadline"));
     }

@@ -68,7 +68,7 @@ TEST_F(GenerationTest, GenerateGivesWhatTheStreamGave) {
   EXPECT_EQ(response.text(), streamed.echo + streamed.text);
   EXPECT_EQ(response.token_ids_size(), 35);
   EXPECT_EQ(response.logprobs_size(), 30);
-  EXPECT_EQ(response.prompt_logprobs_size(), 4);
+  EXPECT_EQ(response.prompt_logprobs_size(), 5);
   EXPECT_EQ(response.finished().digest(), streamed.finished.digest());
   EXPECT_EQ(response.started().prompt_tokens(), 5);
 }
@@ -196,12 +196,13 @@ TEST_F(GenerationTest, LogprobsComeWithTheirIds) {
       EXPECT_EQ(logprob.token_bytes(), codec_.token_bytes()[logprob.token_id()]);
     }
     for (const auto& logprob : event.prompt_logprobs().logprobs()) {
-      EXPECT_EQ(event.prompt_logprobs().first_position(), 2);
       prompt_ids.push_back(logprob.token_id());
+      EXPECT_EQ(event.prompt_logprobs().first_position(), static_cast<int64_t>(prompt_ids.size()));
+      EXPECT_EQ(logprob.has_logprob(), prompt_ids.size() > 1) << "nothing precedes the first id of a session";
     }
   }
   EXPECT_THAT(ids, ElementsAreArray(out.ids));
-  EXPECT_THAT(prompt_ids, ElementsAre('b')) << "nothing precedes the first id of a session";
+  EXPECT_THAT(prompt_ids, ElementsAre('a', 'b'));
 }
 
 TEST_F(GenerationTest, ASessionGoesOnWhereItStood) {
@@ -273,6 +274,56 @@ TEST_F(GenerationTest, TheSecondWriterOfASessionIsAbortedOrWaits) {
   EXPECT_TRUE(waited.status.ok()) << waited.status.error_message();
   EXPECT_EQ(waited.started.start_position(), 105);
   first.join();
+}
+
+TEST_F(GenerationTest, AWaiterThatVanishesNeverGetsItsTurn) {
+  model_->step_us = 1000;
+  CreateSession("s");
+  v1::GenerationSpec slow = Spec("hello", 400);
+  slow.set_session("sessions/s");
+  std::promise<void> started;
+  Streamed first;
+  std::thread writer([&] {
+    first = Stream(slow, [&, told = false](const v1::GenerationEvent& event) mutable {
+      if (event.has_chunk() && !told) {
+        told = true;
+        started.set_value();
+      }
+      return true;
+    });
+  });
+  started.get_future().wait();
+  v1::StreamGenerateRequest request;
+  *request.mutable_spec() = slow;
+  request.mutable_spec()->set_wait_for_session(true);
+  for (int i = 0; i < 3; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(20));
+    const auto reader = generation().StreamGenerate(&context, request);
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+    grpc::ClientContext cancelled;
+    const auto other = generation().StreamGenerate(&cancelled, request);
+    cancelled.TryCancel();
+    EXPECT_EQ(other->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  writer.join();
+  ASSERT_TRUE(first.status.ok()) << first.status.error_message();
+  request.mutable_spec()->mutable_stopping()->set_max_tokens(1);
+  EXPECT_EQ(Stream(request.spec()).started.start_position(), first.finished.position());
+}
+
+TEST_F(GenerationTest, ARefusedRequestLeavesNoSessionBehind) {
+  v1::GenerationSpec spec = Spec("hello", 1);
+  spec.set_create_session(true);
+  spec.set_expected_position(5);
+  for (const char* name : {"", "sessions/s"}) {
+    spec.set_session(name);
+    EXPECT_EQ(Stream(spec).status.error_code(), grpc::StatusCode::ABORTED);
+  }
+  grpc::ClientContext context;
+  v1::ListSessionsResponse response;
+  ASSERT_TRUE(sessions().ListSessions(&context, {}, &response).ok());
+  EXPECT_EQ(response.sessions_size(), 0);
 }
 
 TEST_F(GenerationTest, AnUnexpectedPositionIsAborted) {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "server/service/malformed_request.h"
 #include "tests/server/service/service_testing.h"
 
 namespace smt {
@@ -178,12 +179,38 @@ TEST_F(ValidationTest, ManyViolationsStayWithinTheLimitsOfATrailer) {
   EXPECT_THAT(out.status.error_message(), HasSubstr("499 more violations"));
 }
 
-TEST_F(ValidationTest, TextThatIsNoUtf8IsRefusedWithASentence) {
+TEST_F(ValidationTest, EveryTextThatIsNoUtf8IsNamedWithItsValue) {
   v1::GenerationSpec spec = Spec("hi \xFF", 1);
+  spec.mutable_stopping()->add_stop_strings("fine");
+  spec.mutable_stopping()->add_stop_strings("\x80");
+  spec.mutable_sampling()->set_top_k(3);
+  spec.set_etag("\xC3");
   const Streamed out = Stream(spec);
   EXPECT_EQ(out.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(out.status.error_message(), AllOf(HasSubstr("UTF-8"), HasSubstr("text_bytes")));
-  DetailsOf(out.status);
+  EXPECT_THAT(out.status.error_message(),
+              AllOf(HasSubstr("spec.text"), HasSubstr("UTF-8"), HasSubstr("text_bytes"), HasSubstr("'hi \uFFFD'")));
+  EXPECT_THAT(DetailsOf(out.status).fields,
+              testing::UnorderedElementsAre("spec.text", "spec.stopping.stop_strings[1]", "spec.etag"));
+}
+
+TEST_F(ValidationTest, BytesThatAreNoMessageAreRefusedWhateverTheyAre) {
+  for (const std::string& bytes :
+       {std::string("\xFF\xFF\xFF\xFF"), std::string("\x0A\x7F"), std::string("\x0A\x03\x0A\x09x"),
+        std::string("\x0B\x0B\x0B"), std::string("\x0A\xFF\xFF\xFF\xFF\x0F")}) {
+    const absl::Status status = MalformedRequest(*v1::StreamGenerateRequest::descriptor(), bytes);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("smt.v1.StreamGenerateRequest"));
+  }
+}
+
+TEST_F(ValidationTest, ATimeToLiveBeyondAHundredYearsIsAViolation) {
+  v1::CreateSessionRequest request;
+  request.mutable_session()->mutable_ttl()->set_seconds(int64_t{101} * 366 * 86400);
+  v1::CreateSessionResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = sessions().CreateSession(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(status).fields, ElementsAre("session.ttl"));
 }
 
 TEST_F(ValidationTest, TextAsBytesMayBeAnything) {
