@@ -137,7 +137,8 @@ absl::StatusOr<StrideHybridConfig> StrideHybridConfig::FromJson(std::string_view
   std::vector<std::string> violations = std::move(reader.violations());
   if (const auto type = root.find("model_type"); type != root.end() && *type != "stride_hybrid") {
     violations.push_back(fields::Violation(
-        "model_type", fields::ShowValue(type->is_string() ? type->get<std::string>() : "not a string"),
+        "model_type",
+        type->is_string() ? StrCat("\"", fields::ShowValue(type->get<std::string>()), "\"") : "not a string",
         "\"stride_hybrid\" (a folder of another model is made into one by `smt_model import`)"));
   }
   std::vector<std::string> rest = Violations(config, reader.bad_fields());

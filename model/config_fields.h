@@ -74,7 +74,10 @@ class RangeChecker {
 
   // A rule over several fields: adds the violation unless one of `fields` was found bad by itself or `ok` holds.
   void Rule(bool ok, std::initializer_list<std::string_view> fields, std::string_view value, std::string_view allowed);
-  bool Good(std::string_view field) const { return !bad_.contains(field); }
+  // Neither the field nor the object it is in was found bad.
+  bool Good(std::string_view field) const {
+    return !bad_.contains(field) && !bad_.contains(field.substr(0, field.find('.')));
+  }
   std::vector<std::string> Take() { return std::move(violations_); }
 
  private:

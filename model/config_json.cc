@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -149,7 +150,10 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text) {
     return root;
   } catch (const nlohmann::json::exception& e) {
     if (too_deep) return TooDeep();
-    return absl::InvalidArgumentError(StrCat("the text is not JSON: ", ShowValue(e.what(), 200)));
+    // "[json.exception.parse_error.101] parse error at ...": the tag is no use to people.
+    std::string_view what = e.what();
+    what.remove_prefix(std::min(what.size(), what.find("] ") + 2));
+    return absl::InvalidArgumentError(StrCat("the text is not JSON: ", ShowValue(what, 200)));
   }
 }
 

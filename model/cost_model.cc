@@ -1,5 +1,8 @@
 #include "model/cost_model.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "absl/strings/str_format.h"
 #include "model/parameter_statistics.h"
 #include "model/state_layout.h"
@@ -19,6 +22,23 @@ std::string Engineering(double value) {
   if (value >= 1e5) return absl::StrFormat("%.2fM", value / 1e6);
   if (value >= 1e4) return absl::StrFormat("%.1fk", value / 1e3);
   return absl::StrFormat("%.0f", value);
+}
+
+// As the published table has them: millions below a billion, 1.00M and more with two decimals.
+std::string Millions(double value) {
+  if (value >= 1e9) return absl::StrFormat("%.1fG", value / 1e9);
+  return absl::StrFormat(value >= 1e6 ? "%.2fM" : "%.3fM", value / 1e6);
+}
+
+std::string TwoDigits(double value) {
+  const double unit = std::pow(10, std::max(0.0, std::floor(std::log10(value)) - 1));
+  return absl::StrFormat("%.0f", std::round(value / unit) * unit);
+}
+
+std::string Grouped(double value) {
+  std::string digits = absl::StrFormat("%.0f", value);
+  for (size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
+  return digits;
 }
 
 }  // namespace
@@ -123,12 +143,12 @@ std::string CostModel::Report(int64_t full_context) const {
       "  pooling           W D^2 / s  %8s\n"
       "  SSM               D^2 / s    %8s\n"
       "  total                        %8s\n"
-      "  full attention    L^2 D      %8s at L = %d, %.0f times the total (a whole sequence's matrix against one "
-      "token)\n"
-      "  activations       W D        %8.0f floats; L D %.0f floats, %.0f times\n",
-      Engineering(p.window_attention), Engineering(p.pooling), Engineering(p.ssm), Engineering(p.total),
-      Engineering(p.full_attention), full_context, p.full_attention / p.total, p.window_activations, p.full_activations,
-      p.full_activations / p.window_activations);
+      "  full attention    L^2 D      %8s at L = %s, about %s times the total (a whole sequence's matrix against "
+      "one token)\n"
+      "  activations       W D        %8s floats; L D %s floats, %.0f times\n",
+      Millions(p.window_attention), Millions(p.pooling), Millions(p.ssm), Millions(p.total), Millions(p.full_attention),
+      Grouped(static_cast<double>(full_context)), TwoDigits(p.full_attention / p.total), Grouped(p.window_activations),
+      Grouped(p.full_activations), p.full_activations / p.window_activations);
   absl::StrAppendFormat(&text,
                         "Like for like (per token, all layers, MLP and head included; %.0f bytes a weight)\n"
                         "  %-26s %14s %14s %14s\n",

@@ -53,6 +53,8 @@ absl::StatusOr<StrideHybridConfig> Combine(const ImportOptions& options, const H
   return config;
 }
 
+constexpr char kEmbedding[] = "transformer.wte.weight", kHead[] = "lm_head.weight";
+
 // One of the two folders: which of the model's tensors it gives, and under which names.
 struct Source {
   std::string dir;
@@ -97,10 +99,12 @@ SafetensorsDType StoredDType(const TensorSpec& spec, SafetensorsDType matrices) 
 }
 
 // What the model has of `source`'s tensors, added to `planned`; all that does not fit, to `report`.
-void PlanTensor(const TensorSpec& spec, const ImportOptions& options, Source& source, ImportReport& report,
+void PlanTensor(const TensorSpec& spec, bool tied, const ImportOptions& options, Source& source, ImportReport& report,
                 std::vector<PlannedTensor>& planned) {
   std::string theirs;
   const HubTensors::Entry* entry = source.Find(spec.name, &theirs);
+  // Of two tied tensors some writers keep only the head.
+  if (entry == nullptr && tied && spec.name == kEmbedding) entry = source.Find(kHead, &theirs);
   if (entry == nullptr) {
     report.missing.push_back(StrCat(spec.name, " ", ShapeToString(spec.shape), " is not in ", source.dir));
     return;
@@ -135,6 +139,15 @@ void SortLeftovers(const Source& source, bool is_gpt2, const StrideHybridConfig&
   }
 }
 
+// Whether a tied model's file has a head of its own that the tie would drop.
+bool DropsAHead(Source& gpt2) {
+  std::string name;
+  const auto head = gpt2.tensors.entries().find(kHead);
+  if (head == gpt2.tensors.entries().end()) return false;
+  const HubTensors::Entry* embedding = gpt2.Find(kEmbedding, &name);
+  return embedding != nullptr && gpt2.tensors.Bytes(head->second) != gpt2.tensors.Bytes(*embedding);
+}
+
 }  // namespace
 
 std::string ImportReport::ToString() const {
@@ -160,7 +173,7 @@ absl::Status ImportModel(const ImportOptions& options, ImportReport* report) {
   ASSIGN_OR_RETURN(const StrideHybridConfig config, Combine(options, gpt2_config, mamba_config));
   ASSIGN_OR_RETURN(HubTensors gpt2_tensors, HubTensors::Open(options.gpt2_dir));
   ASSIGN_OR_RETURN(HubTensors mamba_tensors, HubTensors::Open(options.mamba_dir));
-  ASSIGN_OR_RETURN(const auto tokenizer, FindTokenizerFiles(options.gpt2_dir));
+  ASSIGN_OR_RETURN(const auto tokenizer, FindTokenizerFiles(options.gpt2_dir, config.vocab_size));
   Source gpt2{options.gpt2_dir, std::move(gpt2_tensors), "", "transformer.", {}};
   Source mamba{options.mamba_dir, std::move(mamba_tensors), "ssm.", "backbone.", {}};
 
@@ -175,12 +188,17 @@ absl::Status ImportModel(const ImportOptions& options, ImportReport* report) {
       planned.push_back(Initialized(
           initialized, config, StoredDType(spec, options.matrix_dtype.value_or(SafetensorsDType::kF32)), options.seed));
     } else {
-      PlanTensor(spec, options, spec.part == ModelPart::kSsm ? mamba : gpt2, *report, planned);
+      PlanTensor(spec, config.tie_word_embeddings, options, spec.part == ModelPart::kSsm ? mamba : gpt2, *report,
+                 planned);
     }
   }
   SortLeftovers(gpt2, /*is_gpt2=*/true, config, *report);
   SortLeftovers(mamba, /*is_gpt2=*/false, config, *report);
   report->warnings = config.Warnings();
+  if (config.tie_word_embeddings && DropsAHead(gpt2)) {
+    report->warnings.push_back(StrCat("lm_head.weight in ", options.gpt2_dir,
+                                      " differs from wte.weight but tie_word_embeddings is true: it is not copied"));
+  }
   if (!tokenizer) {
     report->warnings.push_back(
         StrCat(options.gpt2_dir, " has no vocab.json and merges.txt: the model will take and give ids only"));
@@ -198,7 +216,7 @@ absl::Status InitModel(const InitOptions& options) {
   RETURN_IF_ERROR(fields::ViolationsError(options.config.Validate()));
   std::optional<TokenizerFiles> tokenizer;
   if (!options.tokenizer_dir.empty()) {
-    ASSIGN_OR_RETURN(tokenizer, FindTokenizerFiles(options.tokenizer_dir));
+    ASSIGN_OR_RETURN(tokenizer, FindTokenizerFiles(options.tokenizer_dir, options.config.vocab_size));
     if (!tokenizer) {
       return absl::NotFoundError(StrCat("tokenizer_dir ", options.tokenizer_dir, " has no vocab.json and merges.txt"));
     }

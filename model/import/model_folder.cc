@@ -2,9 +2,11 @@
 
 #include <filesystem>
 
+#include "absl/strings/str_format.h"
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "model/io/atomic_file.h"
+#include "model/tokenizer/tokenizer.h"
 
 namespace smt {
 namespace {
@@ -14,11 +16,32 @@ bool Exists(const std::string& path) {
   return std::filesystem::exists(path, error);
 }
 
+// Said before hours of work, not after. Each tensor's bytes fit an int64; their sum need not.
+absl::Status CheckSpace(const std::string& dir, const std::vector<PlannedTensor>& tensors) {
+  double needed = 0;
+  for (const PlannedTensor& tensor : tensors) {
+    needed += static_cast<double>(tensor.spec.numel()) * (tensor.dtype == SafetensorsDType::kF32 ? 4 : 2);
+  }
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(dir, error);
+  if (error || needed <= static_cast<double>(space.available)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat("the model takes %.1f GB, but %s has only %.1f GB free",
+                                                      needed / 1e9, dir, static_cast<double>(space.available) / 1e9));
+}
+
 }  // namespace
 
-absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir) {
+absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir, int64_t vocab_size) {
   if (!Exists(dir + "/vocab.json") && !Exists(dir + "/merges.txt")) return std::optional<TokenizerFiles>();
   ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(dir));
+  const absl::StatusOr<Tokenizer> tokenizer = Tokenizer::FromFiles(files);
+  if (!tokenizer.ok()) {
+    return absl::Status(tokenizer.status().code(), StrCat(dir, "/", std::string(tokenizer.status().message())));
+  }
+  if (tokenizer->vocab_size() > vocab_size) {
+    return absl::InvalidArgumentError(StrCat(dir, "/vocab.json has ", tokenizer->vocab_size(),
+                                             " tokens, must have at most vocab_size (", vocab_size, ")"));
+  }
   return files;
 }
 
@@ -39,6 +62,7 @@ absl::Status WriteModelFolder(const std::string& dir, const StrideHybridConfig& 
   std::error_code error;
   std::filesystem::create_directories(dir, error);
   if (error) return absl::FailedPreconditionError(StrCat("cannot make the folder ", dir, ": ", error.message()));
+  RETURN_IF_ERROR(CheckSpace(dir, tensors));
   SafetensorsWriter writer;
   RETURN_IF_ERROR(writer.SetMetadata("format", "pt"));
   for (const PlannedTensor& tensor : tensors) {

@@ -14,8 +14,9 @@
 
 namespace smt {
 
-// The tokenizer files of a folder; nothing if it has neither vocab.json nor merges.txt, NOT_FOUND if it has only one.
-absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir);
+// The tokenizer files of a folder; nothing if it has neither vocab.json nor merges.txt. NOT_FOUND if it has only one,
+// INVALID_ARGUMENT if they do not fit together or hold more tokens than `vocab_size`, the model's.
+absl::StatusOr<std::optional<TokenizerFiles>> FindTokenizerFiles(const std::string& dir, int64_t vocab_size);
 
 struct PlannedTensor {
   TensorSpec spec;

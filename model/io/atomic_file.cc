@@ -33,6 +33,11 @@ mode_t FileMode() {
 }  // namespace
 
 absl::StatusOr<AtomicFile> AtomicFile::Create(const std::string& path) {
+  // A rename would put a plain file in the place of a device or a pipe.
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(path + ": is not a plain file; give a new name or that of a plain file");
+  }
   std::string temporary = path + ".tmp.XXXXXX";
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
   if (fd < 0) return ErrnoStatus(errno, path, "create");

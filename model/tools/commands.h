@@ -43,8 +43,8 @@ absl::Status RunForward(const ForwardCommandOptions& options);
 
 struct GenerateOptions {
   std::string model_dir;
-  std::optional<std::string> prompt;  // unset: stdin
-  std::string prompt_ids;             // JSON array, instead of a prompt
+  std::optional<std::string> prompt;      // unset: stdin
+  std::optional<std::string> prompt_ids;  // JSON array, instead of a prompt
   int64_t max_tokens = 128;
   double temperature = 1;
   int64_t top_k = 0;

@@ -86,7 +86,8 @@ absl::StatusOr<Computed> ComputeStepwise(const ComputeOptions& options, std::spa
 
 absl::StatusOr<std::vector<int32_t>> ReadInputIds(const std::string& path, int64_t vocab_size) {
   ASSIGN_OR_RETURN(const SafetensorsReader file, SafetensorsReader::Open(path));
-  ASSIGN_OR_RETURN(const TensorInfo* info, file.Get("input_ids"));
+  const TensorInfo* info = file.Find("input_ids");
+  if (info == nullptr) return absl::InvalidArgumentError(StrCat(path, " has no tensor input_ids, must have it"));
   const std::vector<int64_t>& shape = info->shape;
   if (shape.size() != 1 && !(shape.size() == 2 && shape[0] == 1)) {
     return absl::InvalidArgumentError(

@@ -36,8 +36,8 @@ absl::Status Validate(const GenerateOptions& o) {
 absl::StatusOr<std::vector<int32_t>> PromptIds(const GenerateOptions& o, const StrideHybridConfig& config,
                                                const Tokenizer* tokenizer) {
   std::vector<int32_t> ids;
-  if (!o.prompt_ids.empty()) {
-    absl::StatusOr<std::vector<int32_t>> given = IdsFromJson(o.prompt_ids);
+  if (o.prompt_ids) {
+    absl::StatusOr<std::vector<int32_t>> given = IdsFromJson(*o.prompt_ids);
     if (!given.ok()) return absl::Status(given.status().code(), StrCat("--prompt_ids: ", given.status().message()));
     ids = *std::move(given);
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -70,7 +70,7 @@ absl::Status RunGenerate(const GenerateOptions& o) {
   ASSIGN_OR_RETURN(compute.window_policy, PolicyFlag("--window_policy", o.window_policy));
   ASSIGN_OR_RETURN(const StrideHybridConfig config, StrideHybridConfig::Load(o.model_dir));
   std::optional<Tokenizer> tokenizer;
-  if (o.prompt_ids.empty() || !o.print_ids) {
+  if (!o.prompt_ids || !o.print_ids) {
     ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(o.model_dir));
     if (tokenizer->vocab_size() > config.vocab_size) {
       return absl::InvalidArgumentError(fields::Violation("vocab_size", StrCat(config.vocab_size),

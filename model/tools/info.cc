@@ -3,8 +3,10 @@
 #include <nlohmann/json.hpp>
 
 #include "model/base/status_macros.h"
+#include "model/base/strings.h"
 #include "model/checkpoint.h"
 #include "model/cost_model.h"
+#include "model/import/model_folder.h"
 #include "model/parameter_statistics.h"
 #include "model/state_layout.h"
 #include "model/tools/commands.h"
@@ -46,6 +48,11 @@ void PrintJson(const Checkpoint& checkpoint, const std::vector<std::string>& war
   std::printf("%s\n", root.dump(1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
+absl::Status CheckTokenizer(const std::string& model_dir, const StrideHybridConfig& config) {
+  ASSIGN_OR_RETURN(const auto files, FindTokenizerFiles(model_dir, config.vocab_size));
+  return files ? absl::OkStatus() : absl::NotFoundError("it has no vocab.json and merges.txt");
+}
+
 }  // namespace
 
 absl::Status RunInfo(const InfoOptions& options) {
@@ -54,6 +61,9 @@ absl::Status RunInfo(const InfoOptions& options) {
   if (options.check_values) {
     const std::vector<std::string> found = checkpoint->ValuesNotFinite();
     warnings.insert(warnings.end(), found.begin(), found.end());
+  }
+  if (const absl::Status fits = CheckTokenizer(options.model_dir, checkpoint->config()); !fits.ok()) {
+    warnings.push_back(StrCat("the model takes and gives ids only: ", fits.message()));
   }
   if (options.json) {
     PrintJson(*checkpoint, warnings);

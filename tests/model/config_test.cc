@@ -40,7 +40,7 @@ TEST(StrideHybridConfigTest, TwelveViolationsAreReportedAtOnce) {
     "ssm": {"d_conv": 0, "rms_norm_epsilon": -1e-5}})");
   EXPECT_THAT(error, HasSubstr("13 violations: "));
   for (const char* part :
-       {"model_type is gpt2, must be \"stride_hybrid\"", "vocab_size is 0, must be an integer in [1, 16777216]",
+       {"model_type is \"gpt2\", must be \"stride_hybrid\"", "vocab_size is 0, must be an integer in [1, 16777216]",
         "d_model is 10.5, must be an integer", "n_ssm_outputs is -3", "m_input_tokens is \"fifty\"",
         "window_policy is \"jump\", must be \"hop\" or \"slide\"", "pool_scope is 7, must be \"window\" or \"tokens\"",
         "tie_word_embeddings is \"yes\", must be true or false", "bos_token_id is -1", "transformer.n_layer is 1000.0",
@@ -86,6 +86,8 @@ TEST(StrideHybridConfigTest, HostileJsonIsRefusedWithASentence) {
   EXPECT_THAT(ErrorOf("[1, 2]"), HasSubstr("must be an object"));
   EXPECT_THAT(ErrorOf("null"), HasSubstr("must be an object"));
   EXPECT_THAT(ErrorOf(R"({"transformer": [], "ssm": 3})"), HasSubstr("ssm is 3, must be an object"));
+  // Its fields are not judged besides, nor rules over them.
+  EXPECT_THAT(ErrorOf(R"({"transformer": [], "d_model": 32})"), HasSubstr("1 violation: "));
   EXPECT_THAT(ErrorOf(R"({"d_model": 99999999999999999999999})"),
               HasSubstr("d_model is 9.999999999999999e+22, must be an integer"));
   EXPECT_THAT(ErrorOf(R"({"d_model": 18446744073709551615})"), HasSubstr("d_model is 18446744073709551615"));

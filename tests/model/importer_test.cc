@@ -111,6 +111,50 @@ TEST_F(ImporterTest, NamesWithPrefixesShardsAndAnUntiedHeadAreUnderstood) {
   EXPECT_EQ((*checkpoint)->Find("lm_head.weight")->bytes, folders.gpt2["lm_head.weight"].bytes);
 }
 
+TEST_F(ImporterTest, ATiedModelMayHaveOnlyItsHeadAndAHeadThatDiffersIsToldOf) {
+  HubFolders folders = testing::MakeHubFolders(config_);
+  const testing::StoredTensor embedding = folders.gpt2.at("wte.weight");
+  folders.gpt2.erase("wte.weight");
+  folders.gpt2["lm_head.weight"] = embedding;
+  ASSERT_TRUE(Import(folders).ok());
+  EXPECT_THAT(report_.loaded, Contains("transformer.wte.weight [257, 32] F32 from lm_head.weight F32"));
+  EXPECT_EQ((*Checkpoint::Open(options_.out_dir))->Find("transformer.wte.weight")->bytes, embedding.bytes);
+
+  std::filesystem::remove_all(options_.out_dir);
+  folders.gpt2["wte.weight"] = embedding;
+  ASSERT_TRUE(Import(folders).ok());
+  EXPECT_THAT(report_.warnings, SizeIs(1));  // no tokenizer
+  std::filesystem::remove_all(options_.out_dir);
+  folders.gpt2["lm_head.weight"] = testing::Zeros({257, 32});
+  ASSERT_TRUE(Import(folders).ok());
+  EXPECT_THAT(report_.warnings, Contains(HasSubstr("lm_head.weight in")));
+}
+
+TEST_F(ImporterTest, ATokenizerThatDoesNotFitIsRefused) {
+  testing::MakeHubFolders(config_).Write(dir_.path());
+  testing::WriteText(dir_.file("gpt2/vocab.json"), ByteVocabularyJson());
+  testing::WriteText(dir_.file("gpt2/merges.txt"), "h e\n");
+  EXPECT_THAT(std::string(ImportAgain().message()), HasSubstr("gpt2/merges.txt: line 1: merges 'h' and 'e'"));
+  testing::WriteText(dir_.file("gpt2/merges.txt"), EmptyMerges());
+  InitOptions init{.config = config_, .out_dir = dir_.file("init"), .tokenizer_dir = dir_.file("gpt2")};
+  EXPECT_TRUE(InitModel(init).ok());
+  init.config.vocab_size = 256;
+  init.config.bos_token_id = init.config.eos_token_id = 0;
+  init.out_dir = dir_.file("init2");
+  EXPECT_THAT(std::string(InitModel(init).message()), HasSubstr("vocab.json has 257 tokens, must have at most"));
+}
+
+TEST(InitModelTest, AModelThatCannotFitTheDiskIsRefusedAtOnce) {
+  const TempDir dir;
+  InitOptions options{.config = testing::TinyConfig(), .out_dir = dir.file("m")};
+  options.config.vocab_size = 1 << 24;
+  options.config.d_model = 1 << 16;
+  const absl::Status status = InitModel(options);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("GB free"));
+  EXPECT_FALSE(std::filesystem::exists(options.out_dir + "/config.json"));
+}
+
 TEST_F(ImporterTest, EverythingThatDoesNotFitIsReportedAndNothingIsWritten) {
   HubFolders folders = testing::MakeHubFolders(config_);
   folders.gpt2.erase("h.1.ln_2.bias");

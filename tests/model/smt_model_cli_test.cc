@@ -1,7 +1,9 @@
 // smt_model as a process: what it prints, what it writes, how it fails.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -258,10 +260,44 @@ TEST_F(SmtModelTest, MistakesEndWithTheDocumentedCodes) {
   EXPECT_THAT(Run({"--help"}).out, HasSubstr("Exit codes: 0 done"));
   const std::string model = Tiny();
   EXPECT_EQ(Run({"init", "--preset", "tiny", "--out", model}).code, 5);
+  EXPECT_EQ(Run({"forward", "--model_dir", model, "--ids", model + "/model.safetensors", "--out", "x"}).code, 2);
+  // A rename would replace the pipe.
+  const std::string pipe = dir_.file("pipe");
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const Result device = Run({"forward", "--model_dir", model, "--ids", Ids({1, 2}, {2}), "--out", pipe});
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_EQ(device.code, 2);
+  EXPECT_THAT(device.err, HasSubstr("is not a plain file"));
   std::filesystem::resize_file(model + "/model.safetensors", 1000);
   const Result damaged = Run({"info", "--model_dir", model});
   EXPECT_EQ(damaged.code, 4);
   EXPECT_THAT(damaged.err, HasSubstr("model.safetensors"));
+}
+
+TEST_F(SmtModelTest, ABadFlagIsOneSentenceWithTheFlagTheValueAndWhatIsAllowed) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"bogus"}, "\"bogus\" is not a command; there are info, verify, "},
+      {{"generate", "--model_dir", kBooks, "--seed", "-1"}, "--seed is \"-1\", must be an integer in [0, 184467"},
+      {{"generate", "--model_dir", kBooks, "--seed", "18446744073709551616"}, "--seed is \"18446744073709551616\""},
+      {{"generate", "--model_dir", kBooks, "--max_tokens", "99999999999999999999"}, "--max_tokens is \"9999"},
+      {{"generate", "--model_dir", kBooks, "--temperature", "warm"}, "--temperature is \"warm\", must be a number"},
+      {{"generate", "--model_dir", kBooks, "--prompt_ids", ""}, "--prompt_ids: \"\" is not a JSON array"},
+      {{"info", "--model_dir="}, "--model_dir is empty, must be a path"},
+      {{"info", "--model_dir", kBooks, "--foo"}, "--foo"},
+  };
+  for (const auto& [arguments, sentence] : cases) {
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, 2) << sentence;
+    EXPECT_THAT(result.err, HasSubstr(sentence));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+}
+
+TEST_F(SmtModelTest, InfoWarnsOfATokenizerThatDoesNotFit) {
+  const std::string model = Tiny();
+  EXPECT_THAT(Run({"info", "--model_dir", model}).out, ::testing::Not(HasSubstr("Warning")));
+  testing::WriteText(model + "/merges.txt", "h e\n");
+  EXPECT_THAT(Run({"info", "--model_dir", model}).out, HasSubstr("Warning: the model takes and gives ids only: "));
 }
 
 }  // namespace
