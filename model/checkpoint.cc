@@ -45,7 +45,7 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::st
   std::vector<std::string> warnings;
   ASSIGN_OR_RETURN(StrideHybridConfig config, StrideHybridConfig::Load(model_dir, &warnings));
   ASSIGN_OR_RETURN(SafetensorsReader file, SafetensorsReader::Open(model_dir + "/model.safetensors"));
-  std::shared_ptr<Checkpoint> checkpoint(new Checkpoint(model_dir, std::move(config), std::move(file)));
+  std::shared_ptr<Checkpoint> checkpoint(new Checkpoint(model_dir, config, std::move(file)));
   checkpoint->warnings_ = std::move(warnings);
   RETURN_IF_ERROR(checkpoint->MatchTensors());
   for (const char* name : kTokenizerFiles) {

@@ -54,8 +54,8 @@ class Checkpoint {
   std::string Fingerprint() const;
 
  private:
-  Checkpoint(std::string model_dir, StrideHybridConfig config, SafetensorsReader file)
-      : model_dir_(std::move(model_dir)), config_(std::move(config)), file_(std::move(file)) {}
+  Checkpoint(std::string model_dir, const StrideHybridConfig& config, SafetensorsReader file)
+      : model_dir_(std::move(model_dir)), config_(config), file_(std::move(file)) {}
   absl::Status MatchTensors();
 
   const std::string model_dir_;
