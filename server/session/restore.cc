@@ -28,8 +28,14 @@ absl::StatusOr<RestoredState> SessionContext::Restore(const SessionKey& key, int
   };
   out.tier = "log";
   if (const auto waiting = writer->WaitingSnapshot(key.uid, branch, head)) take(*waiting, "host");
-  ASSIGN_OR_RETURN(const std::vector<SnapshotName> names, store->ListSnapshots(key));
-  for (const SnapshotName& name : names) {  // newest first
+  auto names = store->ListSnapshots(key);
+  if (absl::IsDataLoss(names.status())) {  // not even their names can be read
+    names = std::vector<SnapshotName>();
+    ++out.damaged_snapshots;
+    ++damaged_snapshots;
+  }
+  RETURN_IF_ERROR(names.status());
+  for (const SnapshotName& name : *names) {  // newest first
     if (name.branch != branch || name.position > head) continue;
     if (out.position >= name.position) break;
     const auto payload = store->GetSnapshot(key, name);

@@ -157,6 +157,8 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(static_cast<size_t>(options.block_cache_bytes));
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  // A block is what a checksum covers: with one record in each, damage stays with the session it hits.
+  table.block_size = 1;
   rocksdb::ColumnFamilyOptions small;
   small.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   small.write_buffer_size = 16 << 20;
@@ -169,7 +171,8 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
       true;  // each session keeps its newest snapshots only: most of a file dies soon
   blobs.blob_garbage_collection_age_cutoff = 0.25;
   blobs.blob_garbage_collection_force_threshold = 0.5;
-  blobs.write_buffer_size = 32 << 20;
+  // Small, so that resident memory does not grow with the snapshots taken since the last flush.
+  blobs.write_buffer_size = 1 << 20;
 
   const std::vector<rocksdb::ColumnFamilyDescriptor> families = {{rocksdb::kDefaultColumnFamilyName, small},
                                                                  {"sessions", small},

@@ -134,12 +134,15 @@ class RocksDbStore final : public SessionStore {
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, reader.Uid(key.id));
     if (uid != key.uid) return Gone(key);
-    ASSIGN_OR_RETURN(const std::vector<SnapshotName> names, reader.ListSnapshots(key));
+    auto names = reader.ListSnapshots(key);
+    // Where one is damaged none can be listed; the new one is worth having all the same.
+    if (absl::IsDataLoss(names.status())) names = std::vector<SnapshotName>();
+    RETURN_IF_ERROR(names.status());
     rocksdb::WriteBatch batch;
     int newer = 0, kept = 1;
-    for (const auto& other : names) newer += other.branch == name.branch && other.position > name.position;
+    for (const auto& other : *names) newer += other.branch == name.branch && other.position > name.position;
     if (newer >= keep) return absl::OkStatus();
-    for (const auto& other : names) {  // newest first
+    for (const auto& other : *names) {  // newest first
       if (other == name) continue;
       if (other.branch == name.branch && kept++ < keep) continue;
       batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));

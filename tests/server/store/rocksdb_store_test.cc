@@ -269,7 +269,7 @@ TEST(RocksDbStoreTest, BelowTheReserveNothingIsWritten) {
 // On a file system that is really full, where mounting one is permitted.
 TEST(RocksDbStoreTest, AFullDiskRefusesWritesAndGoesOnWhenThereIsRoom) {
   TempDir dir;
-  if (::mount("tmpfs", dir.path().c_str(), "tmpfs", 0, "size=24m") != 0) GTEST_SKIP() << "cannot mount a tmpfs here";
+  if (::mount("tmpfs", dir.path().c_str(), "tmpfs", 0, "size=96m") != 0) GTEST_SKIP() << "cannot mount a tmpfs here";
   struct Unmount {
     std::string path;
     ~Unmount() { ::umount2(path.c_str(), MNT_DETACH); }
