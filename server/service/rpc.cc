@@ -55,7 +55,7 @@ std::shared_ptr<UnaryCall> UnaryCall::Make(RpcRecord record, grpc::ByteBuffer* r
   return call;
 }
 
-void UnaryCall::Reply(const absl::Status& status, grpc::ByteBuffer response) {
+void UnaryCall::Reply(const absl::Status& status, const grpc::ByteBuffer& response) {
   std::function<void()> hook;
   {
     absl::MutexLock lock(&mu_);
@@ -63,7 +63,7 @@ void UnaryCall::Reply(const absl::Status& status, grpc::ByteBuffer response) {
     hook = std::move(cancel_hook_);  // what it holds is let go outside the lock
     cancel_hook_ = nullptr;
   }
-  *response_ = std::move(response);
+  *response_ = response;
   const grpc::Status grpc_status = ToGrpcStatus(status);
   record_.Ended(grpc_status);
   Finish(grpc_status);

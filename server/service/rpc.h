@@ -62,7 +62,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   static std::shared_ptr<UnaryCall> Make(RpcRecord record, grpc::ByteBuffer* response);
 
   // Once.
-  void Reply(const absl::Status& status, grpc::ByteBuffer response = {});
+  void Reply(const absl::Status& status, const grpc::ByteBuffer& response = {});
   // `hook` is called when the client goes away, at once if it has; not after Reply.
   void SetCancelHook(std::function<void()> hook) ABSL_LOCKS_EXCLUDED(mu_);
   const RpcRecord& record() const { return record_; }

@@ -6,6 +6,7 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "absl/synchronization/notification.h"
 #include "model/base/strings.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
@@ -39,7 +40,7 @@ TEST(LogTest, ALineIsOneJsonObjectWithItsFields) {
 }
 
 TEST(LogTest, BytesThatAreNoUtf8DoNotBreakTheLine) {
-  EXPECT_NO_THROW(nlohmann::json::parse(FormatLogLine(absl::Now(), LogLevel::kInfo, "\xFF", {{"x", "\xC3"}})));
+  EXPECT_TRUE(nlohmann::json::accept(FormatLogLine(absl::Now(), LogLevel::kInfo, "\xFF", {{"x", "\xC3"}})));
 }
 
 TEST(LogTest, LevelsAreReadByName) {
@@ -101,19 +102,18 @@ TEST(ThreadPoolTest, RunsEverythingThatWasScheduled) {
 }
 
 TEST(ThreadPoolTest, AFullQueueRefuses) {
-  absl::Mutex gate;
+  absl::Notification gate;
   ThreadPool pool("test", 1, 2);
   std::atomic<bool> began{false};
-  gate.Lock();
   ASSERT_TRUE(pool.TrySchedule([&] {
     began = true;
-    absl::MutexLock lock(&gate);
+    gate.WaitForNotification();
   }));
   while (!began) std::this_thread::yield();
   EXPECT_TRUE(pool.TrySchedule([] {}));
   EXPECT_TRUE(pool.TrySchedule([] {}));
   EXPECT_FALSE(pool.TrySchedule([] {}));
-  gate.Unlock();
+  gate.Notify();
 }
 
 TEST(StringsTest, NumbersAreWrittenExactly) {
