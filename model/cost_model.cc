@@ -27,7 +27,8 @@ std::string Engineering(double value) {
 // As the published table has them: millions below a billion, 1.00M and more with two decimals.
 std::string Millions(double value) {
   if (value >= 1e9) return absl::StrFormat("%.1fG", value / 1e9);
-  return absl::StrFormat(value >= 1e6 ? "%.2fM" : "%.3fM", value / 1e6);
+  if (value >= 1e6) return absl::StrFormat("%.2fM", value / 1e6);
+  return absl::StrFormat("%.3fM", value / 1e6);
 }
 
 std::string TwoDigits(double value) {
