@@ -4,6 +4,7 @@
 
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
+#include "model/cuda/abi.h"
 #include "model/cuda_plugin.h"
 
 namespace smt {
@@ -39,6 +40,22 @@ absl::StatusOr<Device> ResolveDevice(std::string_view text) {
   Device device = cpu;
   device.note = std::string(gpu.status().message());
   return device;
+}
+
+absl::StatusOr<Device> ResolveServingDevice(std::string_view text) {
+  ASSIGN_OR_RETURN(const DeviceChoice choice, ParseDevice(text));
+  if (choice.kind == DeviceChoice::Kind::kCpu) return ResolveDevice(text);
+  const absl::StatusOr<const CudaModule*> module = LoadCudaModule();
+  if (!module.ok()) return ResolveDevice(text);
+  const absl::StatusOr<std::string> gpu = (*module)->open(choice.index);
+  if (gpu.ok()) {
+    const std::string name = StrCat("cuda:", choice.index);
+    return Device{.name = name, .description = StrCat(name, " ", *gpu), .note = "", .kernels = true};
+  }
+  if (choice.kind == DeviceChoice::Kind::kCuda) {
+    return absl::Status(gpu.status().code(), StrCat("device ", text, ": ", gpu.status().message()));
+  }
+  return Device{.name = "cpu", .description = "cpu", .note = std::string(gpu.status().message())};
 }
 
 }  // namespace smt

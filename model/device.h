@@ -21,7 +21,12 @@ struct Device {
   std::string name;         // "cpu" or "cuda:N", as LibTorch writes it
   std::string description;  // "cpu", "cuda:0 NVIDIA H200"
   std::string note;         // why "auto" came to the CPU; empty otherwise
+  bool kernels = false;     // our own CUDA kernels run there (libsmt_cuda.so)
 };
+
+// For serving: our own CUDA kernels where their module and a device are found, else as ResolveDevice. Does not ask
+// LibTorch about CUDA where the kernels do.
+absl::StatusOr<Device> ResolveServingDevice(std::string_view text);
 
 // Parses, and for "auto" and "cuda" loads the CUDA module (model/cuda_plugin.h), so call it before anything else asks
 // LibTorch about CUDA. "auto" takes the CPU where that fails; "cuda" gives its error. "cpu" loads nothing.

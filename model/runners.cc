@@ -5,19 +5,44 @@
 #include "model/base/status_macros.h"
 #include "model/checkpoint.h"
 #include "model/cpu_slot_runner.h"
+#include "model/cuda/abi.h"
+#include "model/cuda_plugin.h"
+#include "model/device.h"
 #include "model/torch_slot_runner.h"
 
 namespace smt {
 namespace {
 
-absl::StatusOr<std::unique_ptr<SlotRunner>> NewCpuKernelsRunner(const RunnerOptions& options) {
+// What the runners on our own kernels are made of.
+struct Parts {
+  StrideHybridConfig config;
+  WeightSource source;
+};
+
+absl::StatusOr<Parts> OpenParts(const RunnerOptions& options) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(options.model_dir));
-  StrideHybridConfig config = checkpoint->config();
-  config.window_policy = options.window_policy.value_or(config.window_policy);
-  const auto source = [checkpoint](const std::string& name, const std::vector<int64_t>& shape) {
+  Parts parts;
+  parts.config = checkpoint->config();
+  parts.config.window_policy = options.window_policy.value_or(parts.config.window_policy);
+  parts.source = [checkpoint](const std::string& name, const std::vector<int64_t>& shape) {
     return checkpoint->Float32(name, shape);
   };
-  return NewCpuSlotRunner(config, source, {.slots = options.slots, .bfloat16 = options.dtype == "bfloat16"});
+  return parts;
+}
+
+absl::StatusOr<std::unique_ptr<SlotRunner>> NewCpuKernelsRunner(const RunnerOptions& options) {
+  ASSIGN_OR_RETURN(const Parts parts, OpenParts(options));
+  return NewCpuSlotRunner(parts.config, parts.source,
+                          {.slots = options.slots, .bfloat16 = options.dtype == "bfloat16"});
+}
+
+absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaKernelsRunner(const RunnerOptions& options) {
+  ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(options.device));
+  ASSIGN_OR_RETURN(const CudaModule* const module, LoadCudaModule());
+  RETURN_IF_ERROR(module->open(device.index).status());
+  ASSIGN_OR_RETURN(const Parts parts, OpenParts(options));
+  return module->new_runner(parts.config, parts.source,
+                            {.index = device.index, .slots = options.slots, .bfloat16 = options.dtype == "bfloat16"});
 }
 
 absl::StatusOr<std::unique_ptr<SlotRunner>> NewLibTorchRunner(const RunnerOptions& options) {
@@ -47,6 +72,11 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewSlotRunner(const RunnerOptions& o
         return absl::InvalidArgumentError("device is \"" + options.device + "\", allowed with the CPU kernels: cpu");
       }
       return NewCpuKernelsRunner(options);
+    case RunnerOptions::Impl::kCudaKernels:
+      if (on_cpu) {
+        return absl::InvalidArgumentError("device is \"cpu\", allowed with the CUDA kernels: cuda, cuda:N");
+      }
+      return NewCudaKernelsRunner(options);
     case RunnerOptions::Impl::kAuto:
       break;
   }

@@ -14,9 +14,10 @@ namespace smt {
 
 struct RunnerOptions {
   enum class Impl {
-    kAuto,        // kCpuKernels where it can serve the options (cpu, float32), else kTorch
-    kTorch,       // TorchSlotRunner: LibTorch operators
-    kCpuKernels,  // CpuSlotRunner: our own batch-invariant float32 kernels
+    kAuto,         // kCpuKernels where it can serve the options (cpu, float32), else kTorch
+    kTorch,        // TorchSlotRunner: LibTorch operators
+    kCpuKernels,   // CpuSlotRunner: our own batch-invariant float32 kernels
+    kCudaKernels,  // CudaSlotRunner: our own batch-invariant CUDA kernels, from libsmt_cuda.so
   };
 
   std::string model_dir;          // config.json, model.safetensors

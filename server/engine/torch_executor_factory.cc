@@ -34,9 +34,10 @@ absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& 
   }
   ASSIGN_OR_RETURN(const StrideHybridConfig config, StrideHybridConfig::Load(options.model_dir));
   RETURN_IF_ERROR(CheckMemory(options.slots, static_cast<int64_t>(StateLayout(config).bytes())));
-  ASSIGN_OR_RETURN(const Device device, ResolveDevice(options.device));
+  ASSIGN_OR_RETURN(const Device device, ResolveServingDevice(options.device));
   if (note != nullptr) *note = device.note;
   resolved.device = device.name;
+  if (device.kernels) resolved.impl = RunnerOptions::Impl::kCudaKernels;
   ASSIGN_OR_RETURN(std::unique_ptr<SlotRunner> runner, NewSlotRunner(resolved));
   if (device.name == "cpu") {
     RETURN_IF_ERROR(CheckMemory(options.slots, runner->slot_bytes()));

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "model/cpu_slot_runner.h"
+#include "model/cuda/abi.h"
+#include "model/cuda_plugin.h"
 #include "model/device.h"
 #include "model/torch_slot_runner.h"
 #include "server/engine/executor.h"
@@ -45,14 +47,21 @@ std::unique_ptr<SlotRunner> TorchRunner(const StrideHybridConfig& config, const 
   return *NewTorchSlotRunner(model, {.slots = kSlots, .deterministic = true, .window_policy = std::nullopt});
 }
 
-std::unique_ptr<SlotRunner> KernelRunner(const StrideHybridConfig& config) {
-  const StrideHybridModel model = RandomModel(config);
-  const WeightSource source = [&](const std::string& name, const std::vector<int64_t>&) {
+WeightSource RandomWeights(const StrideHybridConfig& config) {
+  return [model = RandomModel(config)](const std::string& name, const std::vector<int64_t>&) {
     const at::Tensor value = model->named_parameters()[name].detach().contiguous();
     return absl::StatusOr<std::vector<float>>(
         std::vector<float>(value.data_ptr<float>(), value.data_ptr<float>() + value.numel()));
   };
-  return *NewCpuSlotRunner(config, source, {.slots = kSlots, .threads = 2});
+}
+
+std::unique_ptr<SlotRunner> KernelRunner(const StrideHybridConfig& config) {
+  return *NewCpuSlotRunner(config, RandomWeights(config), {.slots = kSlots, .threads = 2});
+}
+
+std::unique_ptr<SlotRunner> CudaKernelRunner(const StrideHybridConfig& config, bool bfloat16) {
+  return *(*LoadCudaModule())
+              ->new_runner(config, RandomWeights(config), {.index = 0, .slots = kSlots, .bfloat16 = bfloat16});
 }
 
 struct Implementation {
@@ -66,6 +75,10 @@ const Implementation kImplementations[] = {
      [](const auto& config) { return NewTorchExecutor(TorchRunner(config, "cpu"), "cpu", "float32"); }},
     {"TorchCuda", true,
      [](const auto& config) { return NewTorchExecutor(TorchRunner(config, "cuda:0"), "cuda:0", "float32"); }},
+    {"CudaKernels", true,
+     [](const auto& config) { return NewTorchExecutor(CudaKernelRunner(config, false), "cuda:0", "float32"); }},
+    {"CudaKernelsBfloat16", true,
+     [](const auto& config) { return NewTorchExecutor(CudaKernelRunner(config, true), "cuda:0", "bfloat16"); }},
 };
 
 // Parameters that differ from the defaults as `change` makes them.

@@ -1,0 +1,407 @@
+#include "model/cuda/cuda_slot_runner.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/cuda/cuda_weights.h"
+#include "model/cuda/device_memory.h"
+#include "model/cuda/transformer_pass.h"
+#include "model/cuda/write_pass.h"
+
+namespace smt {
+namespace cuda {
+
+void CheckCuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(absl::StrCat(what, ": ", cudaGetErrorString(error)));
+}
+
+namespace {
+
+class Stream {
+ public:
+  Stream() { CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class CudaSlotRunner final : public SlotRunner {
+ public:
+  CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options,
+                 std::unique_ptr<CudaWeights> weights)
+      : config_(config),
+        layout_(config),
+        index_(options.index),
+        weights_(std::move(weights)),
+        transformer_(config, weights_.get(), options.slots, stream_.get()),
+        writer_(config, weights_.get(), stream_.get()),
+        stride_((layout_.bytes() + 255) / 256 * 256),
+        state_(static_cast<size_t>(options.slots) * stride_),
+        slots_(static_cast<size_t>(options.slots)) {
+    cudaDeviceProp properties;
+    CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
+    numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
+                                options.bfloat16 ? "bfloat16" : "float32", "/pieces", kChunks, "/deterministic");
+    // Where the sections of a slot begin, as its bytes on the host have them.
+    std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
+    const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());
+    const auto offset = [&](std::span<float> section) {
+      return reinterpret_cast<std::byte*>(section.data()) - bytes.data();
+    };
+    memory_ = {.base = state_.as<std::byte>(),
+               .stride = static_cast<int64_t>(stride_),
+               .memory_at = offset(layout_.memory(bytes)),
+               .conv_at = offset(layout_.conv(bytes)),
+               .state_at = offset(layout_.state(bytes))};
+    for (Slot& slot : slots_) slot.tokens.reserve(static_cast<size_t>(config.m_input_tokens));
+  }
+
+  const StrideHybridConfig& config() const override { return config_; }
+  const StateLayout& layout() const override { return layout_; }
+  int32_t slots() const override { return static_cast<int32_t>(slots_.size()); }
+  bool deterministic() const override { return true; }
+  std::string numerics_id() const override { return numerics_id_; }
+  int64_t position(int32_t slot) const override { return At(slot).position; }
+  void Reset(int32_t slot) override;
+  void Load(int32_t slot, std::span<const std::byte> state) override;
+  void Save(int32_t slot, std::span<std::byte> state) override;
+  void Copy(int32_t from, int32_t to) override;
+  void Ingest(std::span<const Chunk> chunks) override;
+  void Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) override;
+  void Logits(std::span<const int32_t> slots, float* logits) override;
+  void SetWriteObserver(std::function<void(const WriteEvent&)> observer) override { observer_ = std::move(observer); }
+  int64_t slot_bytes() const override {
+    return static_cast<int64_t>(stride_) + transformer_.cache_bytes_per_slot() + transformer_.output_bytes_per_slot();
+  }
+
+ private:
+  struct Slot {
+    int64_t position = 0;
+    std::vector<int32_t> tokens;  // the last min(position, m)
+    int64_t cached = -1;          // the cache holds every window column up to this token; -1: nothing
+    int64_t output_at = -1;       // the position whose output is kept
+    void Forget() { cached = output_at = -1; }
+  };
+
+  const Slot& At(int32_t slot) const;
+  Slot& At(int32_t slot) { return const_cast<Slot&>(std::as_const(*this).At(slot)); }
+  void Begin() const { CheckCuda(cudaSetDevice(index_), "choosing the device"); }  // per thread
+  void Wait() const { CheckCuda(cudaStreamSynchronize(stream_.get()), "running the model"); }
+  std::byte* StateOf(int32_t slot) const { return memory_.base + slot * memory_.stride; }
+  void CheckIds(std::span<const int32_t> ids) const;
+  void CheckBytes(size_t bytes) const;
+
+  void Append(Slot& slot, std::span<const int32_t> ids);
+  void BeginWrite(int32_t slot);
+  void FinishWrites();
+  void Observe();
+  int64_t TokensInWindow(int64_t position) const;
+  void Refresh(std::span<const int32_t> slots);
+  void AddRows(int32_t slot);
+  void RunRows();
+  void Head(std::span<const int32_t> slots, float* logits);
+
+  const StrideHybridConfig config_;
+  const StateLayout layout_;
+  const int index_;
+  std::string numerics_id_;
+  const Stream stream_;
+  const std::unique_ptr<CudaWeights> weights_;
+  TransformerPass transformer_;
+  WritePass writer_;
+  const size_t stride_;
+  const DeviceMemory state_;
+  SlotMemory memory_;
+  std::vector<Slot> slots_;
+  std::function<void(const WriteEvent&)> observer_;
+
+  // Working memory of one call.
+  std::vector<Write> writes_;
+  std::vector<int32_t> write_ids_;
+  std::vector<Row> rows_;
+  std::vector<int32_t> wanted_, to_slots_;
+};
+
+const CudaSlotRunner::Slot& CudaSlotRunner::At(int32_t slot) const {
+  if (slot < 0 || slot >= slots()) {
+    throw std::invalid_argument(absl::StrCat("slot is ", slot, "; allowed: 0 to ", slots() - 1));
+  }
+  return slots_[static_cast<size_t>(slot)];
+}
+
+void CudaSlotRunner::CheckIds(std::span<const int32_t> ids) const {
+  for (const int32_t id : ids) {
+    if (id < 0 || id >= config_.vocab_size) {
+      throw std::invalid_argument(absl::StrCat("token id is ", id, "; allowed: 0 to ", config_.vocab_size - 1));
+    }
+  }
+}
+
+void CudaSlotRunner::CheckBytes(size_t bytes) const {
+  if (bytes == layout_.bytes()) return;
+  throw std::invalid_argument(absl::StrCat("state has ", bytes, " bytes; expected ", layout_.bytes()));
+}
+
+void CudaSlotRunner::Reset(int32_t slot) {
+  Begin();
+  Slot& s = At(slot);
+  s.position = 0;
+  s.tokens.clear();
+  s.Forget();
+  CheckCuda(cudaMemsetAsync(StateOf(slot), 0, stride_, stream_.get()), "clearing a slot");
+}
+
+void CudaSlotRunner::Load(int32_t slot, std::span<const std::byte> state) {
+  Begin();
+  Slot& s = At(slot);
+  CheckBytes(state.size());
+  const int64_t position = layout_.position(state);
+  if (position < 0) throw std::invalid_argument(absl::StrCat("state's position is ", position, "; allowed: >= 0"));
+  const std::span<const int32_t> tokens = layout_.tokens(state);
+  CheckIds(tokens);
+  CheckCuda(cudaMemcpyAsync(StateOf(slot), state.data(), state.size(), cudaMemcpyHostToDevice, stream_.get()),
+            "loading a slot");
+  Wait();
+  s.position = position;
+  const auto valid = static_cast<size_t>(layout_.tokens_valid(position));
+  s.tokens.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(valid));
+  s.Forget();
+}
+
+void CudaSlotRunner::Save(int32_t slot, std::span<std::byte> state) {
+  Begin();
+  const Slot& s = At(slot);
+  CheckBytes(state.size());
+  CheckCuda(cudaMemcpyAsync(state.data(), StateOf(slot), state.size(), cudaMemcpyDeviceToHost, stream_.get()),
+            "saving a slot");
+  Wait();
+  layout_.position(state) = s.position;
+  const std::span<int32_t> tokens = layout_.tokens(state);
+  std::fill(tokens.begin(), tokens.end(), 0);
+  std::copy(s.tokens.begin(), s.tokens.end(), tokens.begin());
+}
+
+void CudaSlotRunner::Copy(int32_t from, int32_t to) {
+  Begin();
+  const Slot& source = At(from);
+  Slot& target = At(to);
+  if (from == to) return;
+  CheckCuda(cudaMemcpyAsync(StateOf(to), StateOf(from), stride_, cudaMemcpyDeviceToDevice, stream_.get()),
+            "copying a slot");
+  target.position = source.position;
+  target.tokens = source.tokens;
+  target.Forget();  // the cache is rebuilt to the same bits
+}
+
+void CudaSlotRunner::Append(Slot& slot, std::span<const int32_t> ids) {
+  const auto m = static_cast<size_t>(config_.m_input_tokens);
+  slot.position += static_cast<int64_t>(ids.size());
+  if (ids.size() > m) ids = ids.last(m);
+  const size_t kept = std::min(slot.tokens.size(), m - ids.size());
+  slot.tokens.erase(slot.tokens.begin(), slot.tokens.end() - static_cast<std::ptrdiff_t>(kept));
+  slot.tokens.insert(slot.tokens.end(), ids.begin(), ids.end());
+}
+
+void CudaSlotRunner::BeginWrite(int32_t index) {
+  const Slot& slot = At(index);
+  const auto valid = static_cast<int32_t>(layout_.memory_valid(slot.position - 1));
+  writes_.push_back({.slot = index,
+                     .memory_pooled = config_.pool_scope == PoolScope::kWindow ? valid : 0,
+                     .memory_valid = valid,
+                     .tokens = static_cast<int32_t>(slot.tokens.size())});
+  const size_t from = write_ids_.size();
+  write_ids_.resize(from + static_cast<size_t>(config_.m_input_tokens));
+  std::copy(slot.tokens.begin(), slot.tokens.end(), write_ids_.begin() + static_cast<std::ptrdiff_t>(from));
+}
+
+void CudaSlotRunner::FinishWrites() {
+  if (writes_.empty()) return;
+  writer_.Run(writes_, write_ids_, memory_);
+  for (const Write& write : writes_) At(write.slot).Forget();
+  if (observer_) Observe();
+  writes_.clear();
+  write_ids_.clear();
+}
+
+void CudaSlotRunner::Observe() {
+  const auto w = static_cast<size_t>(config_.window()), d = static_cast<size_t>(config_.d_model);
+  const auto ld = static_cast<size_t>(writer_.output_stride());
+  std::vector<float> weights(writes_.size() * w), outputs(writes_.size() * ld);
+  const auto fetch = [&](std::vector<float>& to, const float* from) {
+    CheckCuda(cudaMemcpyAsync(to.data(), from, to.size() * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
+              "fetching a write");
+  };
+  fetch(weights, writer_.pool_weights());
+  fetch(outputs, writer_.outputs());
+  Wait();
+  for (size_t i = 0; i < writes_.size(); ++i) {
+    observer_({.slot = writes_[i].slot,
+               .position = At(writes_[i].slot).position,
+               .pool_weights = std::span(weights).subspan(i * w, w),
+               .ssm_output = std::span(outputs).subspan(i * ld, d)});
+  }
+}
+
+void CudaSlotRunner::Ingest(std::span<const Chunk> chunks) {
+  for (const Chunk& chunk : chunks) {
+    At(chunk.slot);
+    CheckIds(chunk.ids);
+  }
+  Begin();
+  std::vector<Chunk> left(chunks.begin(), chunks.end());
+  // Rounds of at most one write a session.
+  while (!left.empty()) {
+    for (Chunk& chunk : left) {
+      Slot& slot = At(chunk.slot);
+      const int64_t to_boundary = config_.stride - slot.position % config_.stride;
+      const auto take = static_cast<size_t>(std::min<int64_t>(to_boundary, static_cast<int64_t>(chunk.ids.size())));
+      Append(slot, chunk.ids.first(take));
+      chunk.ids = chunk.ids.subspan(take);
+      if (take == 0 || static_cast<int64_t>(take) < to_boundary) continue;
+      if (writes_.size() == WritePass::kMaxWrites) FinishWrites();
+      BeginWrite(chunk.slot);
+    }
+    FinishWrites();
+    std::erase_if(left, [](const Chunk& chunk) { return chunk.ids.empty(); });
+  }
+}
+
+int64_t CudaSlotRunner::TokensInWindow(int64_t position) const {
+  if (config_.window_policy == WindowPolicy::kSlide) return std::min(position, config_.m_input_tokens);
+  const int64_t last_write = position - position % config_.stride;
+  return std::min(last_write, config_.m_input_tokens - config_.stride) + position - last_write;
+}
+
+void CudaSlotRunner::AddRows(int32_t index) {
+  Slot& slot = At(index);
+  const auto memory_valid = static_cast<int32_t>(layout_.memory_valid(slot.position));
+  const auto n = static_cast<int32_t>(config_.n_ssm_outputs);
+  const auto count = static_cast<int32_t>(TokensInWindow(slot.position));
+  const auto missing = slot.cached < 0 ? count : static_cast<int32_t>(slot.position - slot.cached);
+  if (slot.cached < 0) {
+    for (int32_t i = 0; i < memory_valid; ++i) rows_.push_back({index, i, memory_valid, -1 - i});
+  }
+  const auto first = static_cast<int32_t>(slot.tokens.size()) - count;  // of the window, among the kept tokens
+  for (int32_t j = count - missing; j < count; ++j) {
+    rows_.push_back({index, n + j, memory_valid, slot.tokens[static_cast<size_t>(first + j)]});
+  }
+  wanted_.push_back(static_cast<int32_t>(rows_.size()) - 1);
+  to_slots_.push_back(index);
+  // Under `slide` the columns move with every token: nothing of the cache outlives the step.
+  slot.cached = config_.window_policy == WindowPolicy::kHop ? slot.position : -1;
+  slot.output_at = slot.position;
+}
+
+void CudaSlotRunner::RunRows() {
+  if (rows_.empty()) return;
+  transformer_.Run(rows_, wanted_, to_slots_, memory_);
+  rows_.clear();
+  wanted_.clear();
+  to_slots_.clear();
+}
+
+void CudaSlotRunner::Refresh(std::span<const int32_t> slots) {
+  for (const int32_t index : slots) {
+    const Slot& slot = At(index);
+    if (slot.position == 0) {
+      throw std::invalid_argument(absl::StrCat("slot ", index, " is empty: it has no logits yet"));
+    }
+    if (slot.output_at == slot.position) continue;
+    if (static_cast<int64_t>(rows_.size()) + config_.window() > TransformerPass::kMaxRows) RunRows();
+    AddRows(index);
+  }
+  RunRows();
+}
+
+void CudaSlotRunner::Head(std::span<const int32_t> slots, float* logits) {
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
+    const size_t count = std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows);
+    const float* from = transformer_.Head(slots.subspan(first, count));
+    CheckCuda(cudaMemcpyAsync(logits + first * vocab, from, count * vocab * sizeof(float), cudaMemcpyDeviceToHost,
+                              stream_.get()),
+              "fetching logits");
+    Wait();
+  }
+}
+
+void CudaSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) {
+  if (slots.size() != ids.size()) {
+    throw std::invalid_argument(absl::StrCat("Step got ", slots.size(), " slots and ", ids.size(), " ids"));
+  }
+  for (const int32_t slot : slots) At(slot);
+  CheckIds(ids);
+  Begin();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    Append(At(slots[i]), ids.subspan(i, 1));
+    if (position(slots[i]) % config_.stride != 0) continue;
+    if (writes_.size() == WritePass::kMaxWrites) FinishWrites();
+    BeginWrite(slots[i]);
+  }
+  FinishWrites();
+  Refresh(slots);
+  Head(slots, logits);
+}
+
+void CudaSlotRunner::Logits(std::span<const int32_t> slots, float* logits) {
+  Begin();
+  Refresh(slots);
+  Head(slots, logits);
+}
+
+// What the weights leave must hold the slots.
+absl::Status CheckMemory(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options) {
+  const int64_t size = options.bfloat16 ? 2 : 4, w = config.window(), d = config.d_model;
+  const int64_t slot = static_cast<int64_t>(StateLayout(config).bytes()) + 256 +
+                       config.transformer.n_layer * 2 * w * d * size + Padded(d) * size;
+  const int64_t row = 2 * 4 * Padded(d) + size * (2 * Padded(d) + Padded(3 * d) + Padded(config.mlp_width()));
+  const int64_t work = TransformerPass::kMaxRows * row + TransformerPass::kMaxHeadRows * 4 * config.vocab_size;
+  size_t available = 0, total = 0;
+  CheckCuda(cudaMemGetInfo(&available, &total), "asking for free device memory");
+  const int64_t fits = (static_cast<int64_t>(available) - work) / slot;
+  if (options.slots <= fits) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("slots is ", options.slots, ": at ", slot, " bytes each they need ",
+                                                   options.slots * slot / 1000000, " MB; the device has ",
+                                                   available / 1000000, " MB free of ", total / 1000000,
+                                                   " MB after the weights, and the work area takes ", work / 1000000,
+                                                   " MB; allowed: 1 to ", std::max<int64_t>(fits, 0)));
+}
+
+}  // namespace
+}  // namespace cuda
+
+absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaSlotRunner(const StrideHybridConfig& config,
+                                                              const WeightSource& source,
+                                                              const CudaSlotRunnerOptions& options) {
+  if (options.slots < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("slots is ", options.slots, "; allowed: >= 1"));
+  }
+  if (config.window() > cuda::TransformerPass::kMaxRows) {
+    return absl::InvalidArgumentError(absl::StrCat("the window (n_ssm_outputs + m_input_tokens) is ", config.window(),
+                                                   "; allowed on a GPU: up to ", cuda::TransformerPass::kMaxRows));
+  }
+  try {
+    cuda::CheckCuda(cudaSetDevice(options.index), "choosing the device");
+    const cuda::Type type = options.bfloat16 ? cuda::Type::kBfloat16 : cuda::Type::kFloat32;
+    ASSIGN_OR_RETURN(std::unique_ptr<cuda::CudaWeights> weights, cuda::CudaWeights::Load(config, source, type));
+    RETURN_IF_ERROR(cuda::CheckMemory(config, options));
+    return std::make_unique<cuda::CudaSlotRunner>(config, options, std::move(weights));
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+}  // namespace smt

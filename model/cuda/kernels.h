@@ -1,0 +1,121 @@
+// Launchers of the CUDA kernels. Plain pointers into device memory; everything is queued on `stream` and nothing waits.
+// A launch error is thrown as std::runtime_error (CheckCuda).
+//
+// Every kernel is batch-invariant: a row's bits depend on that row's inputs alone, never on how many rows ride with it.
+// Matrix products keep one summation order for every batch size: the inner dimension is cut into kChunks pieces, each
+// summed in order of k, and the pieces are added in order. A few rows give each piece to a warp of its own, many rows
+// take the pieces one after the other.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace smt::cuda {
+
+inline constexpr int kChunks = 8;
+inline constexpr int kPad = 128;  // inner dimensions are padded with zeros to a multiple of this
+
+inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) / kPad * kPad); }
+
+void CheckCuda(cudaError_t error, const char* what);
+
+enum class Type { kFloat32, kBfloat16 };
+inline constexpr int SizeOf(Type type) { return type == Type::kFloat32 ? 4 : 2; }
+
+enum class Activation { kNone, kGelu, kRelu, kSoftplus };
+
+// y[r, j] = act(sum_k x[r, k] w[j, k] + bias[j]) + residual[r, j]
+struct Linear {
+  Type type = Type::kFloat32;    // of the weights and of x; sums are float32
+  const void* weight = nullptr;  // bfloat16: [ceil64(n), Padded(k)]; float32: [Padded(k), ceil32(n)] (k-major)
+  const float* bias = nullptr;   // or null
+  int n = 0, k = 0;              // outputs; Padded inputs
+};
+struct LinearCall {
+  const void* x;  // [rows, ldx] of the weights' type; columns from k on are zero
+  int64_t ldx;
+  int rows;
+  void* y;  // [rows, ldy]
+  int64_t ldy;
+  bool float_output;      // else of the weights' type
+  const float* residual;  // [rows, ldy] or null; may be y
+  Activation activation;
+};
+void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);
+
+// A row of the window on its way through the transformer.
+struct Row {
+  int32_t slot;
+  int32_t column;        // window position
+  int32_t memory_valid;  // of its session
+  int32_t source;        // >= 0: token id; else memory row -1 - source
+};
+
+struct SlotMemory {  // per-session state in device memory
+  std::byte* base;   // [slots, stride] bytes, laid out as model/state_layout.h
+  int64_t stride;
+  int64_t memory_at, conv_at, state_at;  // bytes
+};
+
+// x[r, :d] = (memory vector or embedding) + position, float32. In bfloat16 the memory vector is rounded first.
+void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
+               const void* embeddings, int64_t ld_embeddings, const float* positions, int d, float* x, int64_t ldx,
+               cudaStream_t stream);
+// LayerNorm, or RMSNorm where bias is null. y[to] = norm(x[from]) for row i, from = from_rows[i] and to = to_rows[i],
+// or i where those are null.
+void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* from_rows, const int32_t* to_rows, int rows,
+               int d, const float* weight, const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream);
+// to[i] = from[order[i]], rows of ld elements.
+void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
+                cudaStream_t stream);
+
+struct Cache {  // keys and values: [slots][layers][2][window][d] of `type`
+  Type type;
+  void* base;
+  int64_t slot_stride, layer_stride;  // elements
+  int window, d;
+};
+void StoreKeysValues(const Cache& cache, int layer, const Row* rows, int count, const void* qkv, int64_t ld,
+                     cudaStream_t stream);
+// Causal attention of each row over its session's cached columns. `order`, if not null, picks rows: output i is row
+// order[i].
+void Attend(const Cache& cache, int layer, const Row* rows, const int32_t* order, int count, const void* qkv,
+            int64_t ld, int heads, int n, void* out, int64_t ld_out, cudaStream_t stream);
+
+// One write: what its window holds.
+struct Write {
+  int32_t slot;
+  int32_t memory_pooled;  // memory rows pooled over
+  int32_t memory_valid;   // before the write
+  int32_t tokens;         // token rows; their ids are ids[write * m ...]
+};
+struct Pooling {
+  const Write* writes;
+  const int32_t* ids;
+  int count, m, n, d;
+  SlotMemory slots;
+  Type embedding_type;
+  const void* embeddings;
+  int64_t ld_embeddings;
+};
+void PoolMean(const Pooling& pooling, float* mean, int64_t ld, cudaStream_t stream);
+// weights[w, n + m] (zero where unused) = softmax of the rows' products with key[w]; pooled = the weighted sum.
+void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* weights, float* pooled, int64_t ld,
+                cudaStream_t stream);
+void PushMemory(const Pooling& pooling, const float* output, int64_t ld, cudaStream_t stream);
+
+struct MambaShape {
+  int d_inner, d_state, d_conv, dt_rank;
+};
+void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
+               const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream);
+void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,
+               int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
+               const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream);
+// The simple SSM's step before its output product: h = decay h + u, hidden = h, x = x + skip x.
+void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
+               const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);
+
+}  // namespace smt::cuda

@@ -1,0 +1,47 @@
+// One pass of window rows through the transformer: columns of some sessions and whole windows of others share every
+// matrix product. A row's bits do not depend on the rows beside it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+
+#include "model/config.h"
+#include "model/cuda/cuda_weights.h"
+#include "model/cuda/device_memory.h"
+#include "model/cuda/kernels.h"
+
+namespace smt::cuda {
+
+class TransformerPass {
+ public:
+  static constexpr int kMaxRows = 4096;  // of one pass; a window must fit
+
+  TransformerPass(const StrideHybridConfig& config, const CudaWeights* weights, int slots, cudaStream_t stream);
+
+  // Runs rows [count], of which `wanted` (ascending indices) are last positions; the output of wanted[i], ready for the
+  // head, goes to the slot to_slots[i]. Rows of one session come in order of their columns.
+  void Run(std::span<const Row> rows, std::span<const int32_t> wanted, std::span<const int32_t> to_slots,
+           const SlotMemory& slots);
+  // logits [slots.size(), V] in device memory, of the slots' outputs; valid until the next call.
+  const float* Head(std::span<const int32_t> slots);
+  static constexpr int kMaxHeadRows = 256;  // of one Head
+
+  int64_t cache_bytes_per_slot() const { return cache_.slot_stride * SizeOf(cache_.type); }
+  int64_t output_bytes_per_slot() const { return static_cast<int64_t>(ld_) * SizeOf(weights_.window_type); }
+
+ private:
+  const CudaWeights& weights_;
+  const int d_, n_, heads_, inner_, vocab_, ld_;
+  const float epsilon_;
+  const Activation activation_;
+  const cudaStream_t stream_;
+  Cache cache_;
+  DeviceMemory cache_memory_, outputs_;
+  DeviceMemory rows_, wanted_, to_slots_;
+  DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
+  int64_t ld_qkv_, ld_inner_;
+};
+
+}  // namespace smt::cuda

@@ -1,0 +1,243 @@
+// The window's kernels besides its matrix products: embedding, norms, the key/value cache, attention.
+#include <cuda_bf16.h>
+
+#include "model/cuda/kernels.h"
+
+namespace smt::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAll = 0xffffffffu;
+
+__device__ __forceinline__ float ToFloat(float x) { return x; }
+__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+// The same order in every lane, whatever the block: a butterfly.
+__device__ __forceinline__ float WarpSum(float x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);
+  return x;
+}
+__device__ __forceinline__ float WarpMax(float x) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAll, x, offset));
+  return x;
+}
+
+constexpr int kNormThreads = 128;
+
+__device__ float BlockSum(float x) {
+  __shared__ float of_warp[kNormThreads / kWarp];
+  x = WarpSum(x);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kNormThreads / kWarp; ++i) sum += of_warp[i];
+  return sum;
+}
+
+template <typename T>
+__global__ void NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ from_rows,
+                                const int32_t* __restrict__ to_rows, int d, const float* __restrict__ weight,
+                                const float* __restrict__ bias, float epsilon, T* __restrict__ y, int64_t ldy) {
+  const int64_t from = from_rows != nullptr ? from_rows[blockIdx.x] : blockIdx.x;
+  const int64_t to = to_rows != nullptr ? to_rows[blockIdx.x] : blockIdx.x;
+  const float* in = x + from * ldx;
+  T* out = y + to * ldy;
+  float mean = 0;
+  if (bias != nullptr) {
+    float sum = 0;
+    for (int i = threadIdx.x; i < d; i += kNormThreads) sum += in[i];
+    mean = BlockSum(sum) / static_cast<float>(d);
+  }
+  float squares = 0;
+  for (int i = threadIdx.x; i < d; i += kNormThreads) {
+    const float centred = in[i] - mean;
+    squares = fmaf(centred, centred, squares);
+  }
+  const float scale = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(d) + epsilon);
+  for (int i = threadIdx.x; i < d; i += kNormThreads) {
+    const float value = (in[i] - mean) * scale * weight[i];
+    out[i] = static_cast<T>(bias != nullptr ? value + bias[i] : value);
+  }
+}
+
+template <typename Embedding>
+__global__ void EmbedKernel(const Row* __restrict__ rows, SlotMemory slots, const Embedding* __restrict__ embeddings,
+                            int64_t ld_embeddings, const float* __restrict__ positions, int d, bool round,
+                            float* __restrict__ x, int64_t ldx) {
+  const Row row = rows[blockIdx.x];
+  const float* memory = reinterpret_cast<const float*>(slots.base + row.slot * slots.stride + slots.memory_at);
+  for (int i = threadIdx.x; i < d; i += blockDim.x) {
+    float value = row.source >= 0 ? ToFloat(embeddings[row.source * ld_embeddings + i])
+                                  : memory[static_cast<int64_t>(-1 - row.source) * d + i];
+    if (round) value = __bfloat162float(__float2bfloat16(value));
+    x[blockIdx.x * ldx + i] = value + positions[static_cast<int64_t>(row.column) * d + i];
+  }
+}
+
+// In words of four bytes; rows are padded to many of them.
+__global__ void GatherKernel(const uint32_t* __restrict__ from, int64_t words, const int32_t* __restrict__ order,
+                             uint32_t* __restrict__ to) {
+  for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
+    to[blockIdx.x * words + i] = from[order[blockIdx.x] * words + i];
+  }
+}
+
+template <typename T>
+__global__ void StoreKernel(Cache cache, int layer, const Row* __restrict__ rows, const T* __restrict__ qkv,
+                            int64_t ld) {
+  const Row row = rows[blockIdx.x];
+  T* keys = static_cast<T*>(cache.base) + row.slot * cache.slot_stride + layer * cache.layer_stride +
+            static_cast<int64_t>(row.column) * cache.d;
+  T* values = keys + static_cast<int64_t>(cache.window) * cache.d;
+  const T* from = qkv + blockIdx.x * ld;
+  for (int i = threadIdx.x; i < cache.d; i += blockDim.x) {
+    keys[i] = from[cache.d + i];
+    values[i] = from[2 * cache.d + i];
+  }
+}
+
+// A warp an output row and head; a lane a key, then a lane a channel.
+constexpr int kAttendWarps = 4;
+
+template <typename T>
+__global__ void AttendKernel(Cache cache, int layer, const Row* __restrict__ rows, const int32_t* __restrict__ order,
+                             int count, const T* __restrict__ qkv, int64_t ld, int heads, int n, float scale,
+                             T* __restrict__ out, int64_t ld_out) {
+  extern __shared__ float shared[];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * kAttendWarps + warp;
+  if (task >= static_cast<int64_t>(count) * heads) return;
+  const int64_t to = task / heads;
+  const int head = static_cast<int>(task % heads), width = cache.d / heads;
+  const int64_t from = order != nullptr ? order[to] : to;
+  const Row row = rows[from];
+  float* query = shared + warp * (width + cache.window);
+  float* scores = query + width;
+  const T* q = qkv + from * ld + head * width;
+  for (int i = lane; i < width; i += kWarp) query[i] = ToFloat(q[i]);
+  __syncwarp();
+
+  const T* keys =
+      static_cast<const T*>(cache.base) + row.slot * cache.slot_stride + layer * cache.layer_stride + head * width;
+  const T* values = keys + static_cast<int64_t>(cache.window) * cache.d;
+  const int memory = row.column < n ? row.column + 1 : row.memory_valid;
+  const int seen = row.column < n ? memory : memory + row.column - n + 1;
+  float largest = -INFINITY;
+  for (int key = lane; key < seen; key += kWarp) {
+    const int64_t column = key < memory ? key : n + key - memory;
+    const T* k = keys + column * cache.d;
+    float score = 0;
+    if (width % 8 == 0 && cache.d % 8 == 0 && sizeof(T) == 2) {
+      for (int i = 0; i < width; i += 8) {
+        const uint4 bits = *reinterpret_cast<const uint4*>(k + i);
+        const T* eight = reinterpret_cast<const T*>(&bits);
+#pragma unroll
+        for (int u = 0; u < 8; ++u) score = fmaf(query[i + u], ToFloat(eight[u]), score);
+      }
+    } else {
+      for (int i = 0; i < width; ++i) score = fmaf(query[i], ToFloat(k[i]), score);
+    }
+    score *= scale;
+    scores[key] = score;
+    largest = fmaxf(largest, score);
+  }
+  largest = WarpMax(largest);
+  float sum = 0;
+  for (int key = lane; key < seen; key += kWarp) {
+    const float weight = expf(scores[key] - largest);
+    scores[key] = weight;
+    sum += weight;
+  }
+  sum = WarpSum(sum);
+  __syncwarp();
+  for (int i = lane; i < width; i += kWarp) {
+    float value = 0;
+    for (int key = 0; key < seen; ++key) {
+      const int64_t column = key < memory ? key : n + key - memory;
+      value = fmaf(scores[key], ToFloat(values[column * cache.d + i]), value);
+    }
+    out[to * ld_out + head * width + i] = static_cast<T>(value / sum);
+  }
+}
+
+constexpr int kRowThreads = 192;
+
+}  // namespace
+
+void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
+               const void* embeddings, int64_t ld_embeddings, const float* positions, int d, float* x, int64_t ldx,
+               cudaStream_t stream) {
+  if (count == 0) return;
+  const bool round = type == Type::kBfloat16;
+  if (embedding_type == Type::kBfloat16) {
+    EmbedKernel<<<count, kRowThreads, 0, stream>>>(rows, slots, static_cast<const __nv_bfloat16*>(embeddings),
+                                                   ld_embeddings, positions, d, round, x, ldx);
+  } else {
+    EmbedKernel<<<count, kRowThreads, 0, stream>>>(rows, slots, static_cast<const float*>(embeddings), ld_embeddings,
+                                                   positions, d, round, x, ldx);
+  }
+  CheckCuda(cudaGetLastError(), "launching the embedding");
+}
+
+void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* from_rows, const int32_t* to_rows, int rows,
+               int d, const float* weight, const float* bias, float epsilon, void* y, int64_t ldy,
+               cudaStream_t stream) {
+  if (rows == 0) return;
+  if (out_type == Type::kBfloat16) {
+    NormalizeKernel<<<rows, kNormThreads, 0, stream>>>(x, ldx, from_rows, to_rows, d, weight, bias, epsilon,
+                                                       static_cast<__nv_bfloat16*>(y), ldy);
+  } else {
+    NormalizeKernel<<<rows, kNormThreads, 0, stream>>>(x, ldx, from_rows, to_rows, d, weight, bias, epsilon,
+                                                       static_cast<float*>(y), ldy);
+  }
+  CheckCuda(cudaGetLastError(), "launching a norm");
+}
+
+void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
+                cudaStream_t stream) {
+  if (count == 0) return;
+  GatherKernel<<<count, kRowThreads, 0, stream>>>(static_cast<const uint32_t*>(from), ld * SizeOf(type) / 4, order,
+                                                  static_cast<uint32_t*>(to));
+  CheckCuda(cudaGetLastError(), "launching a gather");
+}
+
+void StoreKeysValues(const Cache& cache, int layer, const Row* rows, int count, const void* qkv, int64_t ld,
+                     cudaStream_t stream) {
+  if (count == 0) return;
+  if (cache.type == Type::kBfloat16) {
+    StoreKernel<<<count, kRowThreads, 0, stream>>>(cache, layer, rows, static_cast<const __nv_bfloat16*>(qkv), ld);
+  } else {
+    StoreKernel<<<count, kRowThreads, 0, stream>>>(cache, layer, rows, static_cast<const float*>(qkv), ld);
+  }
+  CheckCuda(cudaGetLastError(), "launching the key/value store");
+}
+
+void Attend(const Cache& cache, int layer, const Row* rows, const int32_t* order, int count, const void* qkv,
+            int64_t ld, int heads, int n, void* out, int64_t ld_out, cudaStream_t stream) {
+  if (count == 0) return;
+  const int64_t tasks = static_cast<int64_t>(count) * heads;
+  const unsigned blocks = static_cast<unsigned>((tasks + kAttendWarps - 1) / kAttendWarps);
+  const int width = cache.d / heads;
+  const size_t bytes = sizeof(float) * kAttendWarps * static_cast<size_t>(width + cache.window);
+  const float scale = 1.0f / sqrtf(static_cast<float>(width));
+  const auto launch = [&](auto kernel, auto* q, auto* o) {
+    if (bytes > 48 * 1024) {
+      CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                "raising the shared memory of attention");
+    }
+    kernel<<<blocks, kAttendWarps * kWarp, bytes, stream>>>(cache, layer, rows, order, count, q, ld, heads, n, scale, o,
+                                                            ld_out);
+  };
+  if (cache.type == Type::kBfloat16) {
+    launch(AttendKernel<__nv_bfloat16>, static_cast<const __nv_bfloat16*>(qkv), static_cast<__nv_bfloat16*>(out));
+  } else {
+    launch(AttendKernel<float>, static_cast<const float*>(qkv), static_cast<float*>(out));
+  }
+  CheckCuda(cudaGetLastError(), "launching attention");
+}
+
+}  // namespace smt::cuda

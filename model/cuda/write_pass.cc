@@ -1,0 +1,104 @@
+#include "model/cuda/write_pass.h"
+
+#include <algorithm>
+
+namespace smt::cuda {
+
+WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weights, cudaStream_t stream)
+    : weights_(*weights),
+      d_(static_cast<int>(config.d_model)),
+      m_(static_cast<int>(config.m_input_tokens)),
+      n_(static_cast<int>(config.n_ssm_outputs)),
+      shape_{.d_inner = static_cast<int>(config.d_inner()),
+             .d_state = static_cast<int>(config.ssm.d_state),
+             .d_conv = static_cast<int>(config.ssm.d_conv),
+             .dt_rank = static_cast<int>(config.dt_rank())},
+      epsilon_(static_cast<float>(config.ssm.rms_norm_epsilon)),
+      stream_(stream),
+      ld_(Padded(d_)),
+      ld_inner_(Padded(shape_.d_inner)),
+      ld_xz_(Padded(2 * static_cast<int64_t>(shape_.d_inner))),
+      // dt_proj reads Padded(dt_rank) of these columns; its weights are zero past dt_rank.
+      ld_parameters_(Padded(shape_.dt_rank + 2 * static_cast<int64_t>(shape_.d_state))) {
+  const auto floats = [](int64_t columns) {
+    return DeviceMemory(static_cast<size_t>(kMaxWrites * columns) * sizeof(float));
+  };
+  writes_ = DeviceMemory(kMaxWrites * sizeof(Write));
+  ids_ = floats(m_);
+  pool_weights_ = floats(n_ + m_);
+  for (DeviceMemory* rows : {&x_, &normed_, &query_, &key_}) *rows = floats(ld_);
+  if (weights_.mamba.empty()) return;
+  xz_ = floats(ld_xz_);
+  for (DeviceMemory* rows : {&convolved_, &dt_, &scanned_}) *rows = floats(ld_inner_);
+  parameters_ = floats(ld_parameters_);
+}
+
+void WritePass::Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy,
+                        int rows, const float* residual, Activation activation) {
+  RunLinear(linear,
+            {.x = x.data(),
+             .ldx = ldx,
+             .rows = rows,
+             .y = y.data(),
+             .ldy = ldy,
+             .float_output = true,
+             .residual = residual,
+             .activation = activation},
+            stream_);
+}
+
+void WritePass::RunMambaLayer(const Pooling& pooling, int layer) {
+  const MambaWeights& weights = weights_.mamba[static_cast<size_t>(layer)];
+  const int count = pooling.count;
+  Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, nullptr, count, d_, weights.norm, nullptr, epsilon_,
+            normed_.data(), ld_, stream_);
+  Product(weights.in_proj, normed_, ld_, xz_, ld_xz_, count);
+  MambaConv(pooling, shape_, layer, xz_.as<float>(), ld_xz_, weights.conv_weight, weights.conv_bias,
+            convolved_.as<float>(), ld_inner_, stream_);
+  Product(weights.x_proj, convolved_, ld_inner_, parameters_, ld_parameters_, count);
+  Product(weights.dt_proj, parameters_, ld_parameters_, dt_, ld_inner_, count, nullptr, Activation::kSoftplus);
+  MambaScan(pooling, shape_, layer, convolved_.as<float>(), ld_inner_, dt_.as<float>(), ld_inner_,
+            parameters_.as<float>(), ld_parameters_, weights.a, weights.skip, xz_.as<float>(), ld_xz_,
+            scanned_.as<float>(), ld_inner_, stream_);
+  Product(weights.out_proj, scanned_, ld_inner_, x_, ld_, count, x_.as<float>());
+}
+
+void WritePass::Run(std::span<const Write> writes, std::span<const int32_t> ids, const SlotMemory& slots) {
+  // From pageable memory, so the caller's buffers may be reused as soon as this returns.
+  CheckCuda(cudaMemcpyAsync(writes_.data(), writes.data(), writes.size_bytes(), cudaMemcpyHostToDevice, stream_),
+            "uploading writes");
+  CheckCuda(cudaMemcpyAsync(ids_.data(), ids.data(), ids.size_bytes(), cudaMemcpyHostToDevice, stream_),
+            "uploading writes");
+  const Pooling pooling = {.writes = writes_.as<Write>(),
+                           .ids = ids_.as<int32_t>(),
+                           .count = static_cast<int>(writes.size()),
+                           .m = m_,
+                           .n = n_,
+                           .d = d_,
+                           .slots = slots,
+                           .embedding_type = weights_.embedding_type,
+                           .embeddings = weights_.embeddings,
+                           .ld_embeddings = weights_.ld_embeddings};
+  PoolMean(pooling, normed_.as<float>(), ld_, stream_);
+  Product(weights_.query, normed_, ld_, query_, ld_, pooling.count);
+  Product(weights_.key_transposed, query_, ld_, key_, ld_, pooling.count);
+  PoolAttend(pooling, key_.as<float>(), ld_, pool_weights_.as<float>(), x_.as<float>(), ld_, stream_);
+  if (weights_.mamba.empty()) {
+    for (size_t l = 0; l < weights_.simple.size(); ++l) {
+      const SimpleSsmWeights& layer = weights_.simple[l];
+      Product(layer.in_proj, x_, ld_, normed_, ld_, pooling.count);
+      SimpleSsm(pooling, static_cast<int>(l), layer.decay, layer.skip, x_.as<float>(), ld_, normed_.as<float>(), ld_,
+                query_.as<float>(), ld_, stream_);
+      Product(layer.out_proj, query_, ld_, x_, ld_, pooling.count, x_.as<float>());
+    }
+    outputs_ = x_.as<float>();
+  } else {
+    for (size_t l = 0; l < weights_.mamba.size(); ++l) RunMambaLayer(pooling, static_cast<int>(l));
+    Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, nullptr, pooling.count, d_, weights_.ssm_norm, nullptr,
+              epsilon_, normed_.data(), ld_, stream_);
+    outputs_ = normed_.as<float>();
+  }
+  PushMemory(pooling, outputs_, ld_, stream_);
+}
+
+}  // namespace smt::cuda
