@@ -50,6 +50,8 @@ class CudaSlotRunner final : public SlotRunner {
         writer_(config, weights_.get(), stream_.get()),
         stride_((layout_.bytes() + 255) / 256 * 256),
         state_(static_cast<size_t>(options.slots) * stride_),
+        draws_(static_cast<size_t>(options.slots) * sizeof(cuda::Draw)),
+        drawn_(static_cast<size_t>(options.slots) * sizeof(int32_t)),
         slots_(static_cast<size_t>(options.slots)) {
     cudaDeviceProp properties;
     CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
@@ -82,6 +84,8 @@ class CudaSlotRunner final : public SlotRunner {
   void Ingest(std::span<const Chunk> chunks) override;
   void Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) override;
   void Logits(std::span<const int32_t> slots, float* logits) override;
+  bool StepAndDraw(std::span<const int32_t> slots, std::span<const int32_t> ids,
+                   std::span<const SlotRunner::Draw> draws, int32_t* drawn) override;
   void SetWriteObserver(std::function<void(const WriteEvent&)> observer) override { observer_ = std::move(observer); }
   int64_t slot_bytes() const override {
     return static_cast<int64_t>(stride_) + transformer_.cache_bytes_per_slot() + transformer_.output_bytes_per_slot();
@@ -112,6 +116,7 @@ class CudaSlotRunner final : public SlotRunner {
   void Refresh(std::span<const int32_t> slots);
   void AddRows(int32_t slot);
   void RunRows();
+  void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
   void Head(std::span<const int32_t> slots, float* logits);
 
   const StrideHybridConfig config_;
@@ -123,7 +128,7 @@ class CudaSlotRunner final : public SlotRunner {
   TransformerPass transformer_;
   WritePass writer_;
   const size_t stride_;
-  const DeviceMemory state_;
+  const DeviceMemory state_, draws_, drawn_;
   SlotMemory memory_;
   std::vector<Slot> slots_;
   std::function<void(const WriteEvent&)> observer_;
@@ -338,13 +343,12 @@ void CudaSlotRunner::Head(std::span<const int32_t> slots, float* logits) {
   }
 }
 
-void CudaSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) {
+void CudaSlotRunner::Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids) {
   if (slots.size() != ids.size()) {
     throw std::invalid_argument(absl::StrCat("Step got ", slots.size(), " slots and ", ids.size(), " ids"));
   }
   for (const int32_t slot : slots) At(slot);
   CheckIds(ids);
-  Begin();
   for (size_t i = 0; i < slots.size(); ++i) {
     Append(At(slots[i]), ids.subspan(i, 1));
     if (position(slots[i]) % config_.stride != 0) continue;
@@ -353,7 +357,42 @@ void CudaSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_
   }
   FinishWrites();
   Refresh(slots);
+}
+
+void CudaSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) {
+  Begin();
+  Absorb(slots, ids);
   Head(slots, logits);
+}
+
+bool CudaSlotRunner::StepAndDraw(std::span<const int32_t> slots, std::span<const int32_t> ids,
+                                 std::span<const SlotRunner::Draw> draws, int32_t* drawn) {
+  Begin();
+  if (ids.empty()) {
+    Refresh(slots);
+  } else {
+    Absorb(slots, ids);
+  }
+  std::vector<cuda::Draw> how;
+  how.reserve(slots.size());
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const SlotRunner::Draw& draw = draws[i];
+    how.push_back({draw.temperature, draw.top_p, draw.min_p, draw.top_k, draw.seed, At(slots[i]).position + 1});
+  }
+  CheckCuda(cudaMemcpyAsync(draws_.data(), how.data(), how.size() * sizeof(cuda::Draw), cudaMemcpyHostToDevice,
+                            stream_.get()),
+            "uploading draws");
+  const auto vocab = static_cast<int>(config_.vocab_size);
+  for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
+    const size_t count = std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows);
+    const float* logits = transformer_.Head(slots.subspan(first, count));
+    DrawIds(logits, vocab, draws_.as<cuda::Draw>() + first, static_cast<int>(count), vocab,
+            drawn_.as<int32_t>() + first, stream_.get());
+  }
+  CheckCuda(cudaMemcpyAsync(drawn, drawn_.data(), slots.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()),
+            "fetching drawn ids");
+  Wait();
+  return true;
 }
 
 void CudaSlotRunner::Logits(std::span<const int32_t> slots, float* logits) {

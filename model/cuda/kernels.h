@@ -118,4 +118,15 @@ void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const 
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);
 
+// How one id is drawn (model/sampling/sampling_params.h).
+struct Draw {
+  float temperature, top_p, min_p;
+  int32_t top_k;
+  uint64_t seed;
+  int64_t position;  // that the id takes
+};
+// ids[r] from logits[r, :vocab], as model/sampling/sampler.h draws from equal logits; -1 where none can be drawn.
+void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids,
+             cudaStream_t stream);
+
 }  // namespace smt::cuda

@@ -39,6 +39,10 @@ struct Sampler::Histogram {
   std::array<uint64_t, kBuckets> sum;
 };
 
+absl::Status NoIdCanBeDrawn() {
+  return absl::InternalError("no id can be drawn: every logit is NaN, -infinity or masked");
+}
+
 Sampler::Sampler(int32_t vocab_size)
     : vocab_size_(static_cast<size_t>(vocab_size)),
       adjusted_(vocab_size_),
@@ -57,7 +61,7 @@ absl::Status Sampler::Sample(std::span<const float> logits, const SamplingParams
   const std::span<const float> row = Adjust(logits, params, penalties);
   const float max = MaxLogit(row);
   if (max == -std::numeric_limits<float>::infinity()) {
-    return absl::InternalError("no id can be drawn: every logit is NaN, -infinity or masked");
+    return NoIdCanBeDrawn();
   }
   const float max_scaled = params.temperature > 0 ? max / params.temperature : 0.0f;
   if (!(params.temperature > 0) || !std::isfinite(max_scaled)) {

@@ -22,6 +22,9 @@ struct SampledToken {
   TokenLogprobs logprobs;  // with params.top_logprobs >= 0; before bias, penalties and temperature
 };
 
+// INTERNAL: every logit is NaN, -infinity or masked.
+absl::Status NoIdCanBeDrawn();
+
 // Scratch memory for rows of one vocabulary; no allocation after the first calls. Not thread-safe: one per thread.
 class Sampler {
  public:

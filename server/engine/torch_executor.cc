@@ -90,6 +90,9 @@ class TorchExecutor final : public Executor {
   void RunRounds(std::vector<Work>& work, StepTimings* timings);
   // Logits of these works' slots, after appending the next id of each (step) or as they stand.
   void Evaluate(std::span<Work* const> batch, bool step, size_t round, StepTimings* timings);
+  // Draws on the device where it can: those of `batch` that need no more than that. Returns the others.
+  std::vector<Work*> DrawOnDevice(std::span<Work* const> batch, bool step, size_t round);
+  void Keep(Work& work, SampledToken token);
   void Use(Work& work, std::span<const float> logits);
   void Draw(Work& work, std::span<const float> logits);
 
@@ -295,7 +298,55 @@ void TorchExecutor::RunRounds(std::vector<Work>& work, StepTimings* timings) {
   }
 }
 
-void TorchExecutor::Evaluate(std::span<Work* const> batch, bool step, size_t round, StepTimings* timings) {
+// Whether a device that knows only of temperature, top_k, top_p, min_p and seed draws the same id.
+bool IsPlainDraw(const SamplingParams& params, const PenaltyState& penalties) {
+  return params.top_logprobs < 0 && params.logit_bias.empty() && penalties.entries().empty() &&
+         (params.masked_until_min_tokens.empty() || penalties.generated_total() >= params.min_tokens);
+}
+
+std::vector<TorchExecutor::Work*> TorchExecutor::DrawOnDevice(std::span<Work* const> batch, bool step, size_t round) {
+  std::vector<Work*> plain, others;
+  std::vector<int32_t> slots, ids;
+  std::vector<SlotRunner::Draw> draws;
+  for (Work* w : batch) {
+    const Slot& slot = At(w->item->slot);
+    if (w->item->want != Want::kSample || !IsPlainDraw(*slot.params, slot.penalties)) {
+      others.push_back(w);
+      continue;
+    }
+    plain.push_back(w);
+    slots.push_back(w->item->slot);
+    if (step) ids.push_back(w->ids[w->logits_from + round]);
+    draws.push_back({.temperature = slot.params->temperature,
+                     .top_k = slot.params->top_k,
+                     .top_p = slot.params->top_p,
+                     .min_p = slot.params->min_p,
+                     .seed = slot.params->seed});
+  }
+  std::vector<int32_t> drawn(plain.size());
+  if (plain.empty() || !runner_->StepAndDraw(slots, ids, draws, drawn.data())) {
+    return std::vector<Work*>(batch.begin(), batch.end());
+  }
+  for (size_t i = 0; i < plain.size(); ++i) {
+    if (drawn[i] < 0) {
+      plain[i]->result->status = NoIdCanBeDrawn();
+    } else {
+      Keep(*plain[i], {.id = drawn[i], .logprobs = {}});
+    }
+  }
+  return others;
+}
+
+void TorchExecutor::Evaluate(std::span<Work* const> all, bool step, size_t round, StepTimings* timings) {
+  Clock::time_point start = Clock::now();
+  const std::vector<Work*> batch = DrawOnDevice(all, step, round);
+  if (batch.empty()) {
+    const SlotRunner::Timings parts = runner_->TakeTimings();
+    timings->write += parts.write;
+    timings->refill += parts.refill;
+    timings->decode += SecondsSince(start) - parts.write - parts.refill;
+    return;
+  }
   std::vector<int32_t> slots, ids;
   for (const Work* w : batch) {
     slots.push_back(w->item->slot);
@@ -303,7 +354,6 @@ void TorchExecutor::Evaluate(std::span<Work* const> batch, bool step, size_t rou
   }
   const size_t vocab = static_cast<size_t>(info_.vocab_size);
   logits_.resize(std::max(logits_.size(), batch.size() * vocab));
-  Clock::time_point start = Clock::now();
   if (step) {
     runner_->Step(slots, ids, logits_.data());
   } else {
@@ -330,7 +380,11 @@ void TorchExecutor::Draw(Work& work, std::span<const float> logits) {
   SampledToken token;
   const int64_t position = runner_->position(work.item->slot) + 1;
   work.result->status = sampler_.Sample(logits, *slot.params, slot.penalties, position, &token);
-  if (!work.result->status.ok()) return;
+  if (work.result->status.ok()) Keep(work, std::move(token));
+}
+
+void TorchExecutor::Keep(Work& work, SampledToken token) {
+  Slot& slot = At(work.item->slot);
   slot.penalties.Add(token.id);
   slot.drawn = token.id;
   work.result->id = token.id;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "tests/benchmarks/gpu_bench.h"
 #include "tests/benchmarks/model_bench.h"
 #include "tests/benchmarks/server_bench.h"
 
@@ -20,7 +21,22 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "Rounds of each comparison; the median counts")->capture_default_str();
   app.add_option("--only", only, "Names of figures to measure; may be repeated. Default: all");
   app.add_flag("--quick", quick, "Fewer tokens: whether it works, not what it gives");
+  smt::bench::GpuBenchOptions gpu;
+  CLI::App* gpu_command = app.add_subcommand("gpu", "One GPU through our own kernels, without the engine");
+  gpu_command->add_option("--model_dir", gpu.model_dir, "Model folder")->required();
+  gpu_command->add_option("--device", gpu.device, "cuda:N")->capture_default_str();
+  gpu_command->add_option("--dtype", gpu.dtype, "bfloat16 or float32")->capture_default_str();
+  gpu_command->add_option("--batches", gpu.batches, "Sessions that step together")
+      ->delimiter(',')
+      ->capture_default_str();
+  gpu_command->add_option("--baseline", gpu.baseline, "JSON of another implementation's figures to compare with")
+      ->check(CLI::ExistingFile);
+  gpu_command->add_option("--rounds", gpu.rounds, "Runs of each figure; the median counts")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  if (*gpu_command) {
+    std::cout << GpuFigures(gpu).dump(1) << "\n";
+    return 0;
+  }
   const int scale = quick ? 20 : 1;
 
   const std::vector<std::pair<std::string, std::function<json()>>> figures = {

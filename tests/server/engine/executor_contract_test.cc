@@ -289,6 +289,25 @@ TEST_P(ExecutorTest, PenaltiesGoOnFromWhatBindingSaysWasGenerated) {
   EXPECT_NE(Generate(3, Text(0, 20), 24), whole);
 }
 
+// Log-probabilities take the draw to the host where a device can draw by itself, so both samplers are compared.
+TEST_P(ExecutorTest, AskingForLogprobsDoesNotChangeWhatIsDrawn) {
+  const int32_t v = executor_->info().vocab_size;
+  for (uint64_t seed = 0; seed < 24; ++seed) {
+    SamplingParams params;
+    params.seed = seed * 7919;
+    params.temperature = seed % 6 == 5 ? 0.0f : 0.3f + 0.4f * static_cast<float>(seed % 5);
+    if (seed % 2 == 1) params.top_k = 1 + static_cast<int32_t>(seed * 5) % v;
+    if (seed % 3 != 0) params.top_p = 0.15f * static_cast<float>(1 + seed % 6);
+    if (seed % 4 == 3) params.min_p = 0.02f * static_cast<float>(seed);
+    executor_->Reset(0);
+    executor_->Reset(1);
+    executor_->BindSampling(0, std::make_shared<const SamplingParams>(params), {}, {});
+    params.top_logprobs = 0;
+    executor_->BindSampling(1, std::make_shared<const SamplingParams>(params), {}, {});
+    EXPECT_EQ(Generate(0, Text(seed, 5), 12), Generate(1, Text(seed, 5), 12)) << "seed " << seed;
+  }
+}
+
 TEST_P(ExecutorTest, AnEmptyPlanAndAnEmptyItemDoNothing) {
   Ingest(0, Text(0, 9));
   const Bytes before = Save(0);
@@ -355,6 +374,39 @@ INSTANTIATE_TEST_SUITE_P(All, ExecutorTest,
                          [](const auto& info) {
                            return std::get<0>(info.param).name + TinyCases()[std::get<1>(info.param)].name;
                          });
+
+// A vocabulary as wide as GPT-2's, where the device's sampler has many ids a thread and weights that are equal.
+TEST(CudaSamplerTest, DrawsWhatTheHostDrawsFromAWideVocabulary) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  StrideHybridConfig config = TinyCases()[0].config;
+  config.vocab_size = 50257;
+  for (const bool bfloat16 : {false, true}) {
+    const auto executor = NewTorchExecutor(CudaKernelRunner(config, bfloat16), "cuda:0", "any");
+    for (int i = 0; i < 60; ++i) {
+      SamplingParams params;
+      params.seed = static_cast<uint64_t>(i) << 30 | 12345;
+      params.temperature = 0.05f + 0.2f * static_cast<float>(i % 8);
+      if (i % 2 == 1) params.top_k = i % 4 == 1 ? i : 700 * i;
+      if (i % 3 != 0) params.top_p = 0.02f + 0.97f / static_cast<float>(1 + i % 5);
+      if (i % 5 == 4) params.min_p = 0.9f / static_cast<float>(i);
+      std::vector<int32_t> ids;
+      for (const int32_t logprobs : {-1, 0}) {
+        params.top_logprobs = logprobs;
+        const int32_t slot = logprobs + 1;
+        executor->Reset(slot);
+        executor->BindSampling(slot, std::make_shared<const SamplingParams>(params), {}, {});
+        const Ids prompt = {i, i * 800 + 1};
+        const absl::StatusOr<Ticket> ticket =
+            executor->Submit(std::vector<PlanItem>{{.slot = slot, .ids = prompt, .want = Want::kSample}});
+        ASSERT_TRUE(ticket.ok()) << ticket.status();
+        StepResult result;
+        ASSERT_TRUE(executor->Poll(*ticket, true, &result).ok());
+        ids.push_back(result.items[0].id);
+      }
+      EXPECT_EQ(ids[0], ids[1]) << "draw " << i;
+    }
+  }
+}
 
 // A runner whose device fails, or whose logits are no numbers.
 class BrokenRunner : public SlotRunner {
