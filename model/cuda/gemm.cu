@@ -10,6 +10,7 @@ namespace smt::cuda {
 namespace {
 
 constexpr int kWarp = 32;
+constexpr int kFloatChunks = 32;  // pieces of a float32 product
 
 __device__ __forceinline__ float Activate(Activation activation, float x) {
   switch (activation) {
@@ -50,41 +51,45 @@ struct Epilogue {
   }
 };
 
-// Grid (ceil(n / 32), ceil(rows / kRows)); warp w sums piece w.
-template <int kRows>
-__global__ void __launch_bounds__(kChunks* kWarp)
+// Grid (ceil(n / 32), ceil(rows / kRows)); each of kWarps warps sums its share of the kFloatChunks pieces. Few rows
+// take more warps, for loads in flight; many take fewer, for registers.
+template <int kRows, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp)
     LinearFloat(const float* __restrict__ weight, int64_t ldw, const float* __restrict__ x, int64_t ldx, int k,
                 Epilogue<float> epilogue) {
-  __shared__ float partial[kChunks][kRows][kWarp];
-  const int lane = threadIdx.x % kWarp, chunk = threadIdx.x / kWarp;
+  __shared__ float partial[kFloatChunks][kRows][kWarp];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int j = blockIdx.x * kWarp + lane, row0 = blockIdx.y * kRows;
-  const int length = k / kChunks, first = chunk * length;
-  float sum[kRows] = {};
-  const float* in[kRows];
+  const int length = k / kFloatChunks;
+  for (int chunk = warp; chunk < kFloatChunks; chunk += kWarps) {
+    const int first = chunk * length;
+    float sum[kRows] = {};
+    const float* in[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) in[r] = x + static_cast<int64_t>(min(row0 + r, epilogue.rows - 1)) * ldx + first;
-  const float* w = weight + first * ldw + j;
+    for (int r = 0; r < kRows; ++r) in[r] = x + static_cast<int64_t>(min(row0 + r, epilogue.rows - 1)) * ldx + first;
+    const float* w = weight + first * ldw + j;
 #pragma unroll 4
-  for (int i = 0; i < length; i += 4) {
-    float column[4];
+    for (int i = 0; i < length; i += 4) {
+      float column[4];
 #pragma unroll
-    for (int u = 0; u < 4; ++u) column[u] = w[(i + u) * ldw];
+      for (int u = 0; u < 4; ++u) column[u] = w[(i + u) * ldw];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const float4 v = *reinterpret_cast<const float4*>(in[r] + i);
-      sum[r] = fmaf(v.x, column[0], sum[r]);
-      sum[r] = fmaf(v.y, column[1], sum[r]);
-      sum[r] = fmaf(v.z, column[2], sum[r]);
-      sum[r] = fmaf(v.w, column[3], sum[r]);
+      for (int r = 0; r < kRows; ++r) {
+        const float4 v = *reinterpret_cast<const float4*>(in[r] + i);
+        sum[r] = fmaf(v.x, column[0], sum[r]);
+        sum[r] = fmaf(v.y, column[1], sum[r]);
+        sum[r] = fmaf(v.z, column[2], sum[r]);
+        sum[r] = fmaf(v.w, column[3], sum[r]);
+      }
     }
-  }
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) partial[chunk][r][lane] = sum[r];
+    for (int r = 0; r < kRows; ++r) partial[chunk][r][lane] = sum[r];
+  }
   __syncthreads();
-  for (int r = chunk; r < kRows; r += kChunks) {
+  for (int r = warp; r < kRows; r += kWarps) {
     float total = 0;
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) total += partial[c][r][lane];
+    for (int c = 0; c < kFloatChunks; ++c) total += partial[c][r][lane];
     epilogue.Store(row0 + r, j, total);
   }
 }
@@ -136,7 +141,7 @@ __global__ void __launch_bounds__(kChunks* kWarp)
   }
 }
 
-// Many rows: tiles of kOutputs x kRows through shared memory, the pieces one after the other.
+// Many rows: tiles of kOutputs x kRowsTile through shared memory, the pieces one after the other.
 constexpr int kOutputs = 64, kRowsTile = 64, kDepth = 64, kStages = 4, kStride = kDepth + 8;
 constexpr int kTileElements = kOutputs * kStride;
 constexpr int kManyShared = kStages * 2 * kTileElements * 2;
@@ -222,16 +227,16 @@ void RunFloat(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   const auto* x = static_cast<const float*>(call.x);
   const int64_t ldw = static_cast<int64_t>(Ceil(linear.n, kWarp)) * kWarp;
   const Epilogue<float> epilogue = EpilogueOf<float>(linear, call);
-  const auto launch = [&](auto kernel, int rows) {
+  const auto launch = [&](auto kernel, int rows, int warps) {
     const dim3 grid(Ceil(linear.n, kWarp), Ceil(call.rows, rows));
-    kernel<<<grid, kChunks * kWarp, 0, stream>>>(weight, ldw, x, call.ldx, linear.k, epilogue);
+    kernel<<<grid, warps * kWarp, 0, stream>>>(weight, ldw, x, call.ldx, linear.k, epilogue);
   };
   if (call.rows == 1) {
-    launch(LinearFloat<1>, 1);
-  } else if (call.rows <= 4) {
-    launch(LinearFloat<4>, 4);
+    launch(LinearFloat<1, 32>, 1, 32);
+  } else if (call.rows <= 16) {
+    launch(LinearFloat<4, 32>, 4, 32);
   } else {
-    launch(LinearFloat<8>, 8);
+    launch(LinearFloat<8, 16>, 8, 16);
   }
 }
 

@@ -2,9 +2,9 @@
 // A launch error is thrown as std::runtime_error (CheckCuda).
 //
 // Every kernel is batch-invariant: a row's bits depend on that row's inputs alone, never on how many rows ride with it.
-// Matrix products keep one summation order for every batch size: the inner dimension is cut into kChunks pieces, each
-// summed in order of k, and the pieces are added in order. A few rows give each piece to a warp of its own, many rows
-// take the pieces one after the other.
+// Matrix products keep one summation order for every batch size: the inner dimension is cut into a fixed number of
+// pieces, each summed in order of k, and the pieces are added in order. A few rows give each piece to a warp of its
+// own, many rows take the pieces one after the other.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,8 +14,8 @@
 
 namespace smt::cuda {
 
-inline constexpr int kChunks = 8;
-inline constexpr int kPad = 128;  // inner dimensions are padded with zeros to a multiple of this
+inline constexpr int kChunks = 8;  // pieces of a bfloat16 product; float32 has 32
+inline constexpr int kPad = 128;   // inner dimensions are padded with zeros to a multiple of this
 
 inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) / kPad * kPad); }
 

@@ -117,11 +117,15 @@ void Compare(const std::string& file, nlohmann::json* figures) {
 nlohmann::json GpuFigures(const GpuBenchOptions& options) {
   nlohmann::json figures;
   const int most = *std::max_element(options.batches.begin(), options.batches.end());
+  const auto wanted = [&](const char* line) {
+    return options.lines.empty() || std::find(options.lines.begin(), options.lines.end(), line) != options.lines.end();
+  };
   for (const WindowPolicy policy : {WindowPolicy::kHop, WindowPolicy::kSlide}) {
-    const auto runner = Runner(options, most, policy);
     const bool hop = policy == WindowPolicy::kHop;
+    if (!hop && !wanted("slide")) continue;
+    const auto runner = Runner(options, most, policy);
     for (const int batch : options.batches) {
-      if (!hop && batch > 256) continue;
+      if (hop ? !wanted("hop_whole") : batch > 256) continue;
       Prefill(*runner, batch);
       const int tokens = static_cast<int>(runner->config().stride) * (batch >= 256 || !hop ? 2 : 8);
       const double rate = MedianOf(options.rounds, [&] { return DrawRate(*runner, batch, tokens); });
@@ -129,15 +133,16 @@ nlohmann::json GpuFigures(const GpuBenchOptions& options) {
     }
     if (!hop) continue;
     for (const int batch : {1, 4, 16, 64, 256}) {
-      if (batch > most) continue;
+      if (batch > most || !wanted("write")) continue;
       const double seconds = MedianOf(options.rounds, [&] { return WriteSeconds(*runner, batch, 20); });
       figures["write"][std::to_string(batch)] = {{"ms", seconds * 1e3}};
     }
     for (const int batch : {1, 64}) {
-      if (batch > most) continue;
+      if (batch > most || !wanted("ingest")) continue;
       const double rate = MedianOf(options.rounds, [&] { return IngestRate(*runner, batch, 4096); });
       figures["ingest"][std::to_string(batch)] = {{"tok_s", rate}};
     }
+    if (!wanted("save_restore")) continue;
     std::vector<std::byte> state(runner->layout().bytes());
     const double seconds = MedianOf(options.rounds * 20, [&] {
       const double start = Seconds();

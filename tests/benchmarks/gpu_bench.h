@@ -14,6 +14,7 @@ struct GpuBenchOptions {
   std::string dtype = "bfloat16";
   std::string baseline;  // JSON of another implementation's figures, {line: {batch: {figure: value}}}; empty: none
   std::vector<int> batches = {1, 64, 256, 1024};
+  std::vector<std::string> lines;  // which to measure; empty: all
   int rounds = 5;
 };
 

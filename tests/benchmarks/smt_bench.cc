@@ -29,6 +29,8 @@ int main(int argc, char** argv) {
   gpu_command->add_option("--batches", gpu.batches, "Sessions that step together")
       ->delimiter(',')
       ->capture_default_str();
+  gpu_command->add_option("--lines", gpu.lines, "hop_whole, slide, write, ingest, save_restore. Default: all")
+      ->delimiter(',');
   gpu_command->add_option("--baseline", gpu.baseline, "JSON of another implementation's figures to compare with")
       ->check(CLI::ExistingFile);
   gpu_command->add_option("--rounds", gpu.rounds, "Runs of each figure; the median counts")->capture_default_str();

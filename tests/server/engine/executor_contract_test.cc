@@ -408,6 +408,53 @@ TEST(CudaSamplerTest, DrawsWhatTheHostDrawsFromAWideVocabulary) {
   }
 }
 
+// Products of one row, of dozens and of thousands run in different kernels; a session's bits must not show it.
+TEST(CudaKernelsTest, ASessionsBitsDoNotDependOnHowManyRowsRideWithIt) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  StrideHybridConfig config;
+  config.vocab_size = 1000;
+  config.d_model = 320;
+  config.transformer.n_layer = 2;
+  config.transformer.n_head = 5;
+  config.transformer.n_inner = 8192;
+  config.ssm.n_layer = 2;
+  constexpr int32_t kMany = 80;
+  for (const bool bfloat16 : {false, true}) {
+    const auto runner =
+        *(*LoadCudaModule())->new_runner(config, RandomWeights(config), {.slots = kMany + 1, .bfloat16 = bfloat16});
+    const Ids text = RandomIds(400, 1000);
+    const auto logits_of = [&](std::span<const int32_t> slots, std::span<const int32_t> ids) {
+      std::vector<float> logits(slots.size() * 1000);
+      runner->Step(slots, ids, logits.data());
+      return logits;
+    };
+    // Alone: a window that grew column by column. In company: 80 windows of 65 rows at once, then a column of each.
+    const int32_t alone = kMany;
+    std::vector<float> expected;
+    for (size_t i = 0; i < 330; ++i) expected = logits_of({&alone, 1}, std::span(text).subspan(i, 1));
+    std::vector<int32_t> slots, ids;
+    std::vector<SlotRunner::Chunk> chunks;
+    for (int32_t slot = 0; slot < kMany; ++slot) {
+      chunks.push_back({slot, std::span(text).first(329)});
+      slots.push_back(slot);
+      ids.push_back(text[329]);
+    }
+    runner->Ingest(chunks);
+    std::vector<float> together = logits_of(slots, ids);
+    for (int32_t slot = 0; slot < kMany; ++slot) {
+      ASSERT_TRUE(std::equal(expected.begin(), expected.end(), together.begin() + slot * 1000)) << slot;
+    }
+    ids.assign(slots.size(), text[330]);
+    together = logits_of(slots, ids);
+    expected = logits_of({&alone, 1}, std::span(text).subspan(330, 1));
+    ASSERT_TRUE(std::equal(expected.begin(), expected.end(), together.begin() + (kMany - 1) * 1000));
+    std::vector<std::byte> a(runner->layout().bytes()), b(a.size());
+    runner->Save(alone, a);
+    runner->Save(0, b);
+    EXPECT_EQ(a, b);
+  }
+}
+
 // A runner whose device fails, or whose logits are no numbers.
 class BrokenRunner : public SlotRunner {
  public:
