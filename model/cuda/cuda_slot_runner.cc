@@ -299,9 +299,9 @@ void CudaSlotRunner::AddRows(int32_t index) {
   if (slot.cached < 0) {
     for (int32_t i = 0; i < memory_valid; ++i) rows_.push_back({index, i, memory_valid, -1 - i});
   }
-  const auto first = static_cast<int32_t>(slot.tokens.size()) - count;  // of the window, among the kept tokens
+  const int32_t* window = slot.tokens.data() + slot.tokens.size() - static_cast<size_t>(count);
   for (int32_t j = count - missing; j < count; ++j) {
-    rows_.push_back({index, n + j, memory_valid, slot.tokens[static_cast<size_t>(first + j)]});
+    rows_.push_back({index, n + j, memory_valid, window[j]});
   }
   wanted_.push_back(static_cast<int32_t>(rows_.size()) - 1);
   to_slots_.push_back(index);
