@@ -56,7 +56,7 @@ class CudaSlotRunner final : public SlotRunner {
     cudaDeviceProp properties;
     CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
     numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
-                                options.bfloat16 ? "bfloat16" : "float32", "/pieces", kChunks, "/deterministic");
+                                options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/deterministic");
     // Where the sections of a slot begin, as its bytes on the host have them.
     std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
     const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());

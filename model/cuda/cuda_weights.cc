@@ -17,6 +17,8 @@ uint16_t ToBfloat16(float x) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
+float ToFloat(uint16_t bfloat16) { return std::bit_cast<float>(static_cast<uint32_t>(bfloat16) << 16); }
+
 int64_t RoundUp(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 
 }  // namespace
@@ -24,7 +26,8 @@ int64_t RoundUp(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 class CudaWeights::Loader {
  public:
   Loader(const StrideHybridConfig& config, const WeightSource& source, CudaWeights* to)
-      : config_(config), source_(source), to_(*to), d_(config.d_model) {}
+      : config_(config), source_(source), to_(*to), d_(config.d_model),
+        memory_type_(to->window_type == Type::kFloat32 ? Type::kFloat32 : Type::kSplit) {}
 
   absl::Status Load() {
     RETURN_IF_ERROR(LoadEmbeddings());
@@ -37,8 +40,8 @@ class CudaWeights::Loader {
     if (gpt2()) {
       ASSIGN_OR_RETURN(to_.norm_f.bias, Vector("transformer.ln_f.bias", {d_}));
     }
-    ASSIGN_OR_RETURN(to_.query, OutIn("pooling.query.weight", d_, d_));
-    ASSIGN_OR_RETURN(to_.key_transposed, InOut("pooling.key.weight", d_, d_, Type::kFloat32));
+    ASSIGN_OR_RETURN(to_.query, OutIn("pooling.query.weight", d_, d_, memory_type_));
+    ASSIGN_OR_RETURN(to_.key_transposed, InOut("pooling.key.weight", d_, d_, memory_type_));
     return config_.ssm.kind == SsmKind::kMamba ? LoadMamba() : LoadSimpleSsm();
   }
 
@@ -65,6 +68,7 @@ class CudaWeights::Loader {
     linear.type = type;
     linear.n = static_cast<int>(n);
     linear.k = Padded(k);
+    linear.plane = RoundUp(n, 64) * linear.k;
     if (type == Type::kFloat32) {
       const int64_t ld = RoundUp(n, 32);
       std::vector<float> packed(static_cast<size_t>(linear.k * ld));
@@ -73,16 +77,22 @@ class CudaWeights::Loader {
       }
       linear.weight = UploadFloats(packed);
     } else {
-      std::vector<uint16_t> packed(static_cast<size_t>(RoundUp(n, 64) * linear.k));
+      const bool split = type == Type::kSplit;
+      std::vector<uint16_t> packed(static_cast<size_t>(linear.plane * (split ? 2 : 1)));
       for (int64_t j = 0; j < n; ++j) {
-        for (int64_t i = 0; i < k; ++i) packed[j * linear.k + i] = ToBfloat16(weight[j * step_out + i * step_in]);
+        for (int64_t i = 0; i < k; ++i) {
+          const float value = weight[j * step_out + i * step_in];
+          const uint16_t high = ToBfloat16(value);
+          packed[j * linear.k + i] = high;
+          if (split) packed[linear.plane + j * linear.k + i] = ToBfloat16(value - ToFloat(high));
+        }
       }
       linear.weight = Upload(packed.data(), packed.size() * sizeof(uint16_t));
     }
     return linear;
   }
-  // A matrix [out, in], float32.
-  absl::StatusOr<Linear> OutIn(const std::string& name, int64_t n, int64_t k, Type type = Type::kFloat32) {
+  // A matrix [out, in].
+  absl::StatusOr<Linear> OutIn(const std::string& name, int64_t n, int64_t k, Type type) {
     ASSIGN_OR_RETURN(const std::vector<float> weight, source_(name, {n, k}));
     return Pack(weight, n, k, k, 1, type);
   }
@@ -118,7 +128,7 @@ class CudaWeights::Loader {
                      source_("transformer.wpe.weight", {config_.transformer.n_positions, d_}));
     positions.resize(static_cast<size_t>(config_.window() * d_));
     if (to_.window_type == Type::kBfloat16) {
-      for (float& x : positions) x = std::bit_cast<float>(static_cast<uint32_t>(ToBfloat16(x)) << 16);
+      for (float& x : positions) x = ToFloat(ToBfloat16(x));
     }
     to_.positions = UploadFloats(positions);
     return absl::OkStatus();
@@ -166,17 +176,17 @@ class CudaWeights::Loader {
       const std::string at = "ssm.backbone.layers." + std::to_string(i) + ".", mixer = at + "mixer.";
       MambaWeights layer;
       ASSIGN_OR_RETURN(layer.norm, Vector(at + "norm.weight", {d_}));
-      ASSIGN_OR_RETURN(layer.in_proj, OutIn(mixer + "in_proj.weight", 2 * inner, d_));
+      ASSIGN_OR_RETURN(layer.in_proj, OutIn(mixer + "in_proj.weight", 2 * inner, d_, memory_type_));
       ASSIGN_OR_RETURN(layer.conv_weight, Vector(mixer + "conv1d.weight", {inner, 1, config_.ssm.d_conv}));
       ASSIGN_OR_RETURN(layer.conv_bias, Vector(mixer + "conv1d.bias", {inner}));
-      ASSIGN_OR_RETURN(layer.x_proj, OutIn(mixer + "x_proj.weight", rank + 2 * states, inner));
-      ASSIGN_OR_RETURN(layer.dt_proj, OutIn(mixer + "dt_proj.weight", inner, rank));
+      ASSIGN_OR_RETURN(layer.x_proj, OutIn(mixer + "x_proj.weight", rank + 2 * states, inner, memory_type_));
+      ASSIGN_OR_RETURN(layer.dt_proj, OutIn(mixer + "dt_proj.weight", inner, rank, memory_type_));
       ASSIGN_OR_RETURN(layer.dt_proj.bias, Vector(mixer + "dt_proj.bias", {inner}));
       ASSIGN_OR_RETURN(std::vector<float> a, source_(mixer + "A_log", {inner, states}));
       for (float& x : a) x = -static_cast<float>(std::exp(static_cast<double>(x)));
       layer.a = UploadFloats(a);
       ASSIGN_OR_RETURN(layer.skip, Vector(mixer + "D", {inner}));
-      ASSIGN_OR_RETURN(layer.out_proj, OutIn(mixer + "out_proj.weight", d_, inner));
+      ASSIGN_OR_RETURN(layer.out_proj, OutIn(mixer + "out_proj.weight", d_, inner, memory_type_));
       to_.mamba.push_back(layer);
     }
     ASSIGN_OR_RETURN(to_.ssm_norm, Vector("ssm.backbone.norm_f.weight", {d_}));
@@ -187,8 +197,8 @@ class CudaWeights::Loader {
     for (int64_t i = 0; i < config_.ssm.n_layer; ++i) {
       const std::string at = "ssm.layers." + std::to_string(i) + ".";
       SimpleSsmWeights layer;
-      ASSIGN_OR_RETURN(layer.in_proj, OutIn(at + "in_proj.weight", d_, d_));
-      ASSIGN_OR_RETURN(layer.out_proj, OutIn(at + "out_proj.weight", d_, d_));
+      ASSIGN_OR_RETURN(layer.in_proj, OutIn(at + "in_proj.weight", d_, d_, memory_type_));
+      ASSIGN_OR_RETURN(layer.out_proj, OutIn(at + "out_proj.weight", d_, d_, memory_type_));
       ASSIGN_OR_RETURN(std::vector<float> decay, source_(at + "decay", {d_}));
       for (float& x : decay) x = static_cast<float>(1.0 / (1.0 + std::exp(-static_cast<double>(x))));
       layer.decay = UploadFloats(decay);
@@ -202,6 +212,7 @@ class CudaWeights::Loader {
   const WeightSource& source_;
   CudaWeights& to_;
   const int64_t d_;
+  const Type memory_type_;
 };
 
 absl::StatusOr<std::unique_ptr<CudaWeights>> CudaWeights::Load(const StrideHybridConfig& config,

@@ -1,5 +1,6 @@
 // A model's weights in device memory, in the layouts of model/cuda/kernels.h. The window's matrices are float32 or
-// bfloat16; pooling and SSM are float32 always, because the memory stream amplifies rounding (docs/model.md).
+// bfloat16; pooling and SSM keep float32's precision always, because the memory stream amplifies rounding
+// (docs/model.md): float32 beside a float32 window, split beside a bfloat16 one.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,8 @@
 //
 // float32: a warp's lanes take 32 neighbouring outputs of the k-major weights, its rows stay in registers.
 // bfloat16: tensor cores, the weights being the 16-row operand so that a single row wastes only 7 of 8 columns.
+// split: float32 as the sum of two bfloat16 on the tensor cores, three products of the four, in float32 sums (Markidis
+// et al., "NVIDIA Tensor Core Programmability, Performance & Precision", 2018).
 #include <cuda_bf16.h>
 
 #include "model/cuda/kernels.h"
@@ -103,21 +105,59 @@ __device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4
 
 __device__ __forceinline__ uint32_t Pair(const __nv_bfloat16* p) { return *reinterpret_cast<const uint32_t*>(p); }
 
+__device__ __forceinline__ void LoadMatrices(uint32_t (&to)[4], const __nv_bfloat16* from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from))));
+}
+
+// x = high + low, each bfloat16, but for 2^-17 of x.
+__device__ __forceinline__ void SplitPair(float2 x, uint32_t& high, uint32_t& low) {
+  const __nv_bfloat162 h = __floats2bfloat162_rn(x.x, x.y);
+  const __nv_bfloat162 l = __floats2bfloat162_rn(x.x - __low2float(h), x.y - __high2float(h));
+  high = *reinterpret_cast<const uint32_t*>(&h);
+  low = *reinterpret_cast<const uint32_t*>(&l);
+}
+
 // Few rows: a block makes 16 outputs of 8 kTiles rows, warp w sums piece w straight from global memory.
+template <int kTiles>
+struct FewRowsBlock {
+  float (&partial)[kChunks][kTiles][4][kWarp];
+  int lane = threadIdx.x % kWarp, chunk = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+  int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
+
+  template <typename T>
+  __device__ void Finish(const float (&sum)[kTiles][4], const Epilogue<T>& epilogue) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) partial[chunk][tile][e][lane] = sum[tile][e];
+    }
+    __syncthreads();
+    for (int at = chunk; at < kTiles * 4; at += kChunks) {
+      const int tile = at / 4, e = at % 4;
+      float total = 0;
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) total += partial[c][tile][e][lane];
+      epilogue.Store(row0 + tile * 8 + 2 * t + (e & 1), j0 + g + (e / 2) * 8, total);
+    }
+  }
+};
+
 template <int kTiles>
 __global__ void __launch_bounds__(kChunks* kWarp)
     LinearFewRows(const __nv_bfloat16* __restrict__ weight, const __nv_bfloat16* __restrict__ x, int64_t ldx, int k,
                   Epilogue<__nv_bfloat16> epilogue) {
   __shared__ float partial[kChunks][kTiles][4][kWarp];
-  const int lane = threadIdx.x % kWarp, chunk = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
-  const int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
-  const int length = k / kChunks, first = chunk * length;
-  const __nv_bfloat16* w = weight + static_cast<int64_t>(j0 + g) * k + first + 2 * t;
+  FewRowsBlock<kTiles> block{partial};
+  const int length = k / kChunks, first = block.chunk * length;
+  const __nv_bfloat16* w = weight + static_cast<int64_t>(block.j0 + block.g) * k + first + 2 * block.t;
   const int64_t eight = static_cast<int64_t>(8) * k;
   const __nv_bfloat16* in[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
-    in[i] = x + static_cast<int64_t>(min(row0 + i * 8 + g, epilogue.rows - 1)) * ldx + first + 2 * t;
+    const int row = min(block.row0 + i * 8 + block.g, epilogue.rows - 1);
+    in[i] = x + row * ldx + first + 2 * block.t;
   }
   float sum[kTiles][4] = {};
 #pragma unroll 6
@@ -126,91 +166,164 @@ __global__ void __launch_bounds__(kChunks* kWarp)
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], a, Pair(in[tile] + i), Pair(in[tile] + i + 8));
   }
+  block.Finish(sum, epilogue);
+}
+
+// The same of split weights (high, then low plane) and float32 rows, which are split here.
+template <int kTiles>
+__global__ void __launch_bounds__(kChunks* kWarp)
+    LinearFewRowsSplit(const __nv_bfloat16* __restrict__ weight, int64_t plane, const float* __restrict__ x,
+                       int64_t ldx, int k, Epilogue<float> epilogue) {
+  __shared__ float partial[kChunks][kTiles][4][kWarp];
+  FewRowsBlock<kTiles> block{partial};
+  const int length = k / kChunks, first = block.chunk * length;
+  const __nv_bfloat16* w = weight + static_cast<int64_t>(block.j0 + block.g) * k + first + 2 * block.t;
+  const int64_t eight = static_cast<int64_t>(8) * k;
+  const float* in[kTiles];
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) partial[chunk][tile][e][lane] = sum[tile][e];
+  for (int i = 0; i < kTiles; ++i) {
+    const int row = min(block.row0 + i * 8 + block.g, epilogue.rows - 1);
+    in[i] = x + row * ldx + first + 2 * block.t;
   }
-  __syncthreads();
-  for (int at = chunk; at < kTiles * 4; at += kChunks) {
-    const int tile = at / 4, e = at % 4;
-    float total = 0;
+  float sum[kTiles][4] = {};
+#pragma unroll 3
+  for (int i = 0; i < length; i += 16) {
+    const uint32_t high[4] = {Pair(w + i), Pair(w + eight + i), Pair(w + i + 8), Pair(w + eight + i + 8)};
+    const __nv_bfloat16* v = w + plane + i;
+    const uint32_t low[4] = {Pair(v), Pair(v + eight), Pair(v + 8), Pair(v + eight + 8)};
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) total += partial[c][tile][e][lane];
-    epilogue.Store(row0 + tile * 8 + 2 * t + (e & 1), j0 + g + (e / 2) * 8, total);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t x_high[2], x_low[2];
+      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i), x_high[0], x_low[0]);
+      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i + 8), x_high[1], x_low[1]);
+      MultiplyAdd(sum[tile], high, x_high[0], x_high[1]);
+      MultiplyAdd(sum[tile], high, x_low[0], x_low[1]);
+      MultiplyAdd(sum[tile], low, x_high[0], x_high[1]);
+    }
+  }
+  block.Finish(sum, epilogue);
+}
+
+__global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __nv_bfloat16* __restrict__ to,
+                            int64_t plane) {
+  const float* from = x + blockIdx.x * ldx;
+  uint32_t* high = reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(blockIdx.x) * k);
+  uint32_t* low = reinterpret_cast<uint32_t*>(to + plane + static_cast<int64_t>(blockIdx.x) * k);
+  for (int i = threadIdx.x; i < k / 2; i += blockDim.x) {
+    SplitPair(*reinterpret_cast<const float2*>(from + 2 * i), high[i], low[i]);
   }
 }
 
-// Many rows: tiles of kOutputs x kRowsTile through shared memory, the pieces one after the other.
-constexpr int kOutputs = 64, kRowsTile = 64, kDepth = 64, kStages = 4, kStride = kDepth + 8;
-constexpr int kTileElements = kOutputs * kStride;
-constexpr int kManyShared = kStages * 2 * kTileElements * 2;
+// Many rows: tiles of kOutputs x kTileRows through shared memory, the pieces one after the other; a warp makes
+// 32 x 32 of them. kPlanes = 2: split weights and split rows.
+constexpr int kOutputs = 64, kDepth = 64, kStride = kDepth + 8, kPart = 32;
+
+template <int kPlanes, int kTileRows>
+struct ManyRows {
+  static constexpr int kThreads = kOutputs / kPart * (kTileRows / kPart) * kWarp;
+  static constexpr int kStages = kPlanes == 1 ? 4 : 3;
+  static constexpr int kRowsAt = kPlanes * kOutputs * kStride;  // in a stage, after the weights
+  static constexpr int kStage = kPlanes * (kOutputs + kTileRows) * kStride;
+  static constexpr int kShared = kStages * kStage * 2;
+};
 
 __device__ __forceinline__ void CopyAsync(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                "l"(from));
 }
 
-__global__ void __launch_bounds__(256)
-    LinearManyRows(const __nv_bfloat16* __restrict__ weight, const __nv_bfloat16* __restrict__ x, int64_t ldx, int k,
-                   Epilogue<__nv_bfloat16> epilogue) {
+template <int kPlanes, int kTileRows, typename T>
+__global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows>::kThreads)
+    LinearManyRows(const __nv_bfloat16* __restrict__ weight, int64_t weight_plane, const __nv_bfloat16* __restrict__ x,
+                   int64_t x_plane, int64_t ldx, int k, Epilogue<T> epilogue) {
+  using Shape = ManyRows<kPlanes, kTileRows>;
   extern __shared__ __nv_bfloat16 shared[];
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
-  const int j0 = blockIdx.y * kOutputs, row0 = blockIdx.x * kRowsTile;
-  const int outputs_of_warp = warp % 4 * 16, rows_of_warp = warp / 4 * 32;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int j0 = blockIdx.y * kOutputs, row0 = blockIdx.x * kTileRows;
+  const int outputs_of_warp = warp % (kOutputs / kPart) * kPart, rows_of_warp = warp / (kOutputs / kPart) * kPart;
   const int blocks = k / kDepth;
   const auto load = [&](int block) {
     if (block < blocks) {
-      __nv_bfloat16* w = shared + (block % kStages) * 2 * kTileElements;
-      __nv_bfloat16* in = w + kTileElements;
+      __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
 #pragma unroll
-      for (int piece = 0; piece < 2; ++piece) {
-        const int at = threadIdx.x + piece * 256, r = at / 8, c = at % 8 * 8;
-        CopyAsync(w + r * kStride + c, weight + static_cast<int64_t>(j0 + r) * k + block * kDepth + c);
-        CopyAsync(in + r * kStride + c,
-                  x + static_cast<int64_t>(min(row0 + r, epilogue.rows - 1)) * ldx + block * kDepth + c);
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        __nv_bfloat16* w = stage + plane * kOutputs * kStride;
+        __nv_bfloat16* in = stage + Shape::kRowsAt + plane * kTileRows * kStride;
+        for (int at = threadIdx.x; at < kOutputs * 8; at += Shape::kThreads) {
+          const int r = at / 8, c = at % 8 * 8;
+          CopyAsync(w + r * kStride + c,
+                    weight + plane * weight_plane + static_cast<int64_t>(j0 + r) * k + block * kDepth + c);
+        }
+        for (int at = threadIdx.x; at < kTileRows * 8; at += Shape::kThreads) {
+          const int r = at / 8, c = at % 8 * 8;
+          const int64_t row = min(row0 + r, epilogue.rows - 1);
+          CopyAsync(in + r * kStride + c, x + plane * x_plane + row * ldx + block * kDepth + c);
+        }
       }
     }
     asm volatile("cp.async.commit_group;");
   };
-  float sum[4][4] = {}, total[4][4] = {};
+  float sum[2][4][4] = {}, total[2][4][4] = {};
   const int piece_steps = k / kChunks / 16;
   int step = 0;
-  for (int i = 0; i < kStages - 1; ++i) load(i);
+  // Where this lane's part of ldmatrix begins: weights as [16 outputs][16], rows as two tiles of [8 rows][16].
+  const int w_at = (outputs_of_warp + lane % 16) * kStride + lane / 16 * 8;
+  const int in_at = Shape::kRowsAt + (rows_of_warp + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
+  for (int i = 0; i < Shape::kStages - 1; ++i) load(i);
   for (int block = 0; block < blocks; ++block) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2));
+    asm volatile("cp.async.wait_group %0;" ::"n"(Shape::kStages - 2));
     __syncthreads();
-    load(block + kStages - 1);
-    const __nv_bfloat16* w = shared + (block % kStages) * 2 * kTileElements + (outputs_of_warp + g) * kStride + 2 * t;
-    const __nv_bfloat16* in =
-        shared + (block % kStages) * 2 * kTileElements + kTileElements + (rows_of_warp + g) * kStride + 2 * t;
+    load(block + Shape::kStages - 1);
+    const __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
 #pragma unroll
     for (int i = 0; i < kDepth; i += 16) {
-      const uint32_t a[4] = {Pair(w + i), Pair(w + 8 * kStride + i), Pair(w + i + 8), Pair(w + 8 * kStride + i + 8)};
+      uint32_t a[kPlanes][2][4], b[kPlanes][2][4];
 #pragma unroll
-      for (int tile = 0; tile < 4; ++tile) {
-        const __nv_bfloat16* b = in + tile * 8 * kStride + i;
-        MultiplyAdd(sum[tile], a, Pair(b), Pair(b + 8));
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          LoadMatrices(a[plane][half], stage + plane * kOutputs * kStride + w_at + half * 16 * kStride + i);
+          LoadMatrices(b[plane][half], stage + plane * kTileRows * kStride + in_at + half * 16 * kStride + i);
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int tile = 0; tile < 4; ++tile) {
+          const int pair = tile / 2, at = tile % 2 * 2;
+          MultiplyAdd(sum[half][tile], a[0][half], b[0][pair][at], b[0][pair][at + 1]);
+          if constexpr (kPlanes == 2) {
+            MultiplyAdd(sum[half][tile], a[0][half], b[1][pair][at], b[1][pair][at + 1]);
+            MultiplyAdd(sum[half][tile], a[1][half], b[0][pair][at], b[0][pair][at + 1]);
+          }
+        }
       }
       if (++step == piece_steps) {
         step = 0;
 #pragma unroll
-        for (int tile = 0; tile < 4; ++tile) {
+        for (int half = 0; half < 2; ++half) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            total[tile][e] += sum[tile][e];
-            sum[tile][e] = 0;
+          for (int tile = 0; tile < 4; ++tile) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              total[half][tile][e] += sum[half][tile][e];
+              sum[half][tile][e] = 0;
+            }
           }
         }
       }
     }
   }
+  const int g = lane / 4, t = lane % 4;
 #pragma unroll
-  for (int tile = 0; tile < 4; ++tile) {
+  for (int half = 0; half < 2; ++half) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      epilogue.Store(row0 + rows_of_warp + tile * 8 + 2 * t + (e & 1), j0 + outputs_of_warp + g + (e / 2) * 8,
-                     total[tile][e]);
+    for (int tile = 0; tile < 4; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        epilogue.Store(row0 + rows_of_warp + tile * 8 + 2 * t + (e & 1),
+                       j0 + outputs_of_warp + half * 16 + g + (e / 2) * 8, total[half][tile][e]);
+      }
     }
   }
 }
@@ -240,6 +353,26 @@ void RunFloat(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   }
 }
 
+template <int kPlanes, int kTileRows, typename T>
+void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                    const Epilogue<T>& epilogue, cudaStream_t stream) {
+  using Shape = ManyRows<kPlanes, kTileRows>;
+  const auto kernel = LinearManyRows<kPlanes, kTileRows, T>;
+  static const cudaError_t raised =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
+  CheckCuda(raised, "raising the shared memory of LinearManyRows");
+  // Neighbouring blocks share their weights.
+  const dim3 grid(Ceil(epilogue.rows, kTileRows), Ceil(linear.n, kOutputs));
+  kernel<<<grid, Shape::kThreads, Shape::kShared, stream>>>(static_cast<const __nv_bfloat16*>(linear.weight),
+                                                            linear.plane, x, x_plane, ldx, linear.k, epilogue);
+}
+
+// From here on, tiles of 128 rows fill the device.
+constexpr int kManyBlocks = 132;
+bool FillsWithWideTiles(const Linear& linear, int rows) {
+  return Ceil(rows, 128) * Ceil(linear.n, kOutputs) >= kManyBlocks;
+}
+
 void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
   const auto* weight = static_cast<const __nv_bfloat16*>(linear.weight);
   const auto* x = static_cast<const __nv_bfloat16*>(call.x);
@@ -254,13 +387,32 @@ void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stre
     few(LinearFewRows<2>, 2);
   } else if (call.rows <= 32) {
     few(LinearFewRows<4>, 4);
+  } else if (FillsWithWideTiles(linear, call.rows)) {
+    LaunchManyRows<1, 128>(linear, x, 0, call.ldx, epilogue, stream);
   } else {
-    static const cudaError_t raised =
-        cudaFuncSetAttribute(LinearManyRows, cudaFuncAttributeMaxDynamicSharedMemorySize, kManyShared);
-    CheckCuda(raised, "raising the shared memory of LinearManyRows");
-    // Neighbouring blocks share their weights.
-    const dim3 grid(Ceil(call.rows, kRowsTile), Ceil(linear.n, kOutputs));
-    LinearManyRows<<<grid, 256, kManyShared, stream>>>(weight, x, call.ldx, linear.k, epilogue);
+    LaunchManyRows<1, 64>(linear, x, 0, call.ldx, epilogue, stream);
+  }
+}
+
+void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
+  const auto* weight = static_cast<const __nv_bfloat16*>(linear.weight);
+  const auto* x = static_cast<const float*>(call.x);
+  const Epilogue<float> epilogue = EpilogueOf<float>(linear, call);
+  const auto few = [&](auto kernel, int tiles) {
+    const dim3 grid(Ceil(linear.n, 16), Ceil(call.rows, 8 * tiles));
+    kernel<<<grid, kChunks * kWarp, 0, stream>>>(weight, linear.plane, x, call.ldx, linear.k, epilogue);
+  };
+  if (call.rows <= 8) {
+    few(LinearFewRowsSplit<1>, 1);
+  } else if (call.rows <= 16) {
+    few(LinearFewRowsSplit<2>, 2);
+  } else if (call.rows <= 32) {
+    few(LinearFewRowsSplit<4>, 4);
+  } else {
+    auto* planes = static_cast<__nv_bfloat16*>(call.scratch);
+    const int64_t plane = static_cast<int64_t>(call.rows) * linear.k;
+    SplitKernel<<<call.rows, 256, 0, stream>>>(x, call.ldx, linear.k, planes, plane);
+    LaunchManyRows<2, 64>(linear, planes, plane, linear.k, epilogue, stream);
   }
 }
 
@@ -270,6 +422,8 @@ void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream
   if (call.rows == 0) return;
   if (linear.type == Type::kFloat32) {
     RunFloat(linear, call, stream);
+  } else if (linear.type == Type::kSplit) {
+    RunSplit(linear, call, stream);
   } else {
     RunBfloat16(linear, call, stream);
   }

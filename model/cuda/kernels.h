@@ -21,17 +21,20 @@ inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) 
 
 void CheckCuda(cudaError_t error, const char* what);
 
-enum class Type { kFloat32, kBfloat16 };
-inline constexpr int SizeOf(Type type) { return type == Type::kFloat32 ? 4 : 2; }
+// kSplit, of weights only: float32 as the sum of two bfloat16, 2^-17 from it, for rows of float32.
+enum class Type { kFloat32, kBfloat16, kSplit };
+inline constexpr int SizeOf(Type type) { return type == Type::kBfloat16 ? 2 : 4; }
 
 enum class Activation { kNone, kGelu, kRelu, kSoftplus };
 
 // y[r, j] = act(sum_k x[r, k] w[j, k] + bias[j]) + residual[r, j]
 struct Linear {
-  Type type = Type::kFloat32;    // of the weights and of x; sums are float32
-  const void* weight = nullptr;  // bfloat16: [ceil64(n), Padded(k)]; float32: [Padded(k), ceil32(n)] (k-major)
+  Type type = Type::kFloat32;  // of the weights and of x; sums are float32
+  // bfloat16: [ceil64(n), Padded(k)]; split: two such planes; float32: [Padded(k), ceil32(n)] (k-major)
+  const void* weight = nullptr;
   const float* bias = nullptr;   // or null
   int n = 0, k = 0;              // outputs; Padded inputs
+  int64_t plane = 0;             // split: elements from the high to the low plane
 };
 struct LinearCall {
   const void* x;  // [rows, ldx] of the weights' type; columns from k on are zero
@@ -42,6 +45,7 @@ struct LinearCall {
   bool float_output;      // else of the weights' type
   const float* residual;  // [rows, ldy] or null; may be y
   Activation activation;
+  void* scratch;  // split: room for rows x Padded(k) float32
 };
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);
 

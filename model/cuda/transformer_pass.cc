@@ -5,6 +5,8 @@
 namespace smt::cuda {
 namespace {
 
+constexpr int kMaxGraphRows = 512;  // above, the device is busy for longer than launching takes
+
 void Upload(const DeviceMemory& to, const void* from, size_t bytes, cudaStream_t stream) {
   // From pageable memory, so `from` may be reused as soon as this returns.
   CheckCuda(cudaMemcpyAsync(to.data(), from, bytes, cudaMemcpyHostToDevice, stream), "uploading a plan");
@@ -25,7 +27,8 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
       activation_(config.transformer.kind == TransformerKind::kGpt2 ? Activation::kGelu : Activation::kRelu),
       stream_(stream),
       ld_qkv_(Padded(3 * static_cast<int64_t>(d_))),
-      ld_inner_(Padded(inner_)) {
+      ld_inner_(Padded(inner_)),
+      graphs_(stream) {
   const Type type = weights->window_type;
   const size_t size = SizeOf(type), rows = kMaxRows;
   cache_.type = type;
@@ -51,11 +54,17 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
 
 void TransformerPass::Run(std::span<const Row> rows, std::span<const int32_t> wanted, std::span<const int32_t> to_slots,
                           const SlotMemory& slots) {
-  int count = static_cast<int>(rows.size());
-  const Type type = weights_.window_type;
   Upload(rows_, rows.data(), rows.size_bytes(), stream_);
   Upload(wanted_, wanted.data(), wanted.size_bytes(), stream_);
   Upload(to_slots_, to_slots.data(), to_slots.size_bytes(), stream_);
+  const auto count = static_cast<int>(rows.size()), last = static_cast<int>(wanted.size());
+  const auto queue = [&] { Queue(count, last, slots); };
+  if (count > kMaxGraphRows) return queue();
+  graphs_.Run(static_cast<uint64_t>(count) * (kMaxRows + 1) + static_cast<uint64_t>(last), queue);
+}
+
+void TransformerPass::Queue(int count, int wanted, const SlotMemory& slots) {
+  const Type type = weights_.window_type;
   const Row* device_rows = rows_.as<Row>();
   const int32_t* device_wanted = wanted_.as<int32_t>();
   float* x = x_.as<float>();
@@ -71,7 +80,8 @@ void TransformerPass::Run(std::span<const Row> rows, std::span<const int32_t> wa
                .ldy = ldy,
                .float_output = residual != nullptr,
                .residual = residual,
-               .activation = activation},
+               .activation = activation,
+               .scratch = nullptr},
               stream_);
   };
   const size_t layers = weights_.blocks.size();
@@ -83,10 +93,10 @@ void TransformerPass::Run(std::span<const Row> rows, std::span<const int32_t> wa
     product(block.qkv, normed_, ld_, qkv_.data(), ld_qkv_, nullptr, Activation::kNone);
     StoreKeysValues(cache_, layer, device_rows, count, qkv_.data(), ld_qkv_, stream_);
     const int32_t* order = nullptr;
-    if (l + 1 == layers && static_cast<int>(wanted.size()) < count) {
+    if (l + 1 == layers && wanted < count) {
       // The last layer's keys and values are all that later columns need of the other rows.
       order = device_wanted;
-      count = static_cast<int>(wanted.size());
+      count = wanted;
       GatherRows(Type::kFloat32, x, ld_, order, count, x_wanted_.data(), stream_);
       x = x_wanted_.as<float>();
     }
@@ -113,7 +123,8 @@ const float* TransformerPass::Head(std::span<const int32_t> slots) {
              .ldy = vocab_,
              .float_output = true,
              .residual = nullptr,
-             .activation = Activation::kNone},
+             .activation = Activation::kNone,
+             .scratch = nullptr},
             stream_);
   return logits_.as<float>();
 }

@@ -10,6 +10,7 @@
 #include "model/config.h"
 #include "model/cuda/cuda_weights.h"
 #include "model/cuda/device_memory.h"
+#include "model/cuda/graph_cache.h"
 #include "model/cuda/kernels.h"
 
 namespace smt::cuda {
@@ -32,6 +33,8 @@ class TransformerPass {
   int64_t output_bytes_per_slot() const { return static_cast<int64_t>(ld_) * SizeOf(weights_.window_type); }
 
  private:
+  void Queue(int count, int wanted, const SlotMemory& slots);
+
   const CudaWeights& weights_;
   const int d_, n_, heads_, inner_, vocab_, ld_;
   const float epsilon_;
@@ -42,6 +45,7 @@ class TransformerPass {
   DeviceMemory rows_, wanted_, to_slots_;
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
   int64_t ld_qkv_, ld_inner_;
+  GraphCache graphs_;
 };
 
 }  // namespace smt::cuda

@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace smt::cuda {
+namespace {
+
+constexpr int kMaxGraphWrites = 128;  // above, the device is busy for longer than launching takes
+
+}  // namespace
 
 WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weights, cudaStream_t stream)
     : weights_(*weights),
@@ -19,7 +24,8 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
       ld_inner_(Padded(shape_.d_inner)),
       ld_xz_(Padded(2 * static_cast<int64_t>(shape_.d_inner))),
       // dt_proj reads Padded(dt_rank) of these columns; its weights are zero past dt_rank.
-      ld_parameters_(Padded(shape_.dt_rank + 2 * static_cast<int64_t>(shape_.d_state))) {
+      ld_parameters_(Padded(shape_.dt_rank + 2 * static_cast<int64_t>(shape_.d_state))),
+      graphs_(stream) {
   const auto floats = [](int64_t columns) {
     return DeviceMemory(static_cast<size_t>(kMaxWrites * columns) * sizeof(float));
   };
@@ -27,6 +33,7 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
   ids_ = floats(m_);
   pool_weights_ = floats(n_ + m_);
   for (DeviceMemory* rows : {&x_, &normed_, &query_, &key_}) *rows = floats(ld_);
+  if (weights->query.type == Type::kSplit) scratch_ = floats(std::max({ld_, ld_inner_, ld_parameters_}));
   if (weights_.mamba.empty()) return;
   xz_ = floats(ld_xz_);
   for (DeviceMemory* rows : {&convolved_, &dt_, &scanned_}) *rows = floats(ld_inner_);
@@ -43,7 +50,8 @@ void WritePass::Product(const Linear& linear, const DeviceMemory& x, int64_t ldx
              .ldy = ldy,
              .float_output = true,
              .residual = residual,
-             .activation = activation},
+             .activation = activation,
+             .scratch = scratch_.data()},
             stream_);
 }
 
@@ -79,6 +87,13 @@ void WritePass::Run(std::span<const Write> writes, std::span<const int32_t> ids,
                            .embedding_type = weights_.embedding_type,
                            .embeddings = weights_.embeddings,
                            .ld_embeddings = weights_.ld_embeddings};
+  outputs_ = weights_.mamba.empty() ? x_.as<float>() : normed_.as<float>();
+  const auto queue = [&] { Queue(pooling); };
+  if (pooling.count > kMaxGraphWrites) return queue();
+  graphs_.Run(static_cast<uint64_t>(pooling.count), queue);
+}
+
+void WritePass::Queue(const Pooling& pooling) {
   PoolMean(pooling, normed_.as<float>(), ld_, stream_);
   Product(weights_.query, normed_, ld_, query_, ld_, pooling.count);
   Product(weights_.key_transposed, query_, ld_, key_, ld_, pooling.count);
@@ -91,12 +106,10 @@ void WritePass::Run(std::span<const Write> writes, std::span<const int32_t> ids,
                 query_.as<float>(), ld_, stream_);
       Product(layer.out_proj, query_, ld_, x_, ld_, pooling.count, x_.as<float>());
     }
-    outputs_ = x_.as<float>();
   } else {
     for (size_t l = 0; l < weights_.mamba.size(); ++l) RunMambaLayer(pooling, static_cast<int>(l));
     Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, nullptr, pooling.count, d_, weights_.ssm_norm, nullptr,
               epsilon_, normed_.data(), ld_, stream_);
-    outputs_ = normed_.as<float>();
   }
   PushMemory(pooling, outputs_, ld_, stream_);
 }

@@ -9,6 +9,7 @@
 #include "model/config.h"
 #include "model/cuda/cuda_weights.h"
 #include "model/cuda/device_memory.h"
+#include "model/cuda/graph_cache.h"
 #include "model/cuda/kernels.h"
 
 namespace smt::cuda {
@@ -28,6 +29,7 @@ class WritePass {
   int64_t output_stride() const { return ld_; }
 
  private:
+  void Queue(const Pooling& pooling);
   void Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy, int rows,
                const float* residual = nullptr, Activation activation = Activation::kNone);
   void RunMambaLayer(const Pooling& pooling, int layer);
@@ -41,6 +43,8 @@ class WritePass {
   DeviceMemory writes_, ids_, pool_weights_;
   DeviceMemory x_, normed_, query_, key_;
   DeviceMemory xz_, convolved_, dt_, scanned_, parameters_;
+  DeviceMemory scratch_;
+  GraphCache graphs_;
   const float* outputs_ = nullptr;
 };
 
