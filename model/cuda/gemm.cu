@@ -4,6 +4,7 @@
 // bfloat16: tensor cores, the weights being the 16-row operand so that a single row wastes only 7 of 8 columns.
 // split: float32 as the sum of two bfloat16 on the tensor cores, three products of the four, in float32 sums (Markidis
 // et al., "NVIDIA Tensor Core Programmability, Performance & Precision", 2018).
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
 #include "model/cuda/kernels.h"
@@ -51,6 +52,36 @@ struct Epilogue {
       static_cast<T*>(y)[at] = static_cast<T>(value);
     }
   }
+
+  // Outputs j to j + 3, j a multiple of four.
+  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum) const {
+    const int64_t at = row * ldy + j;
+    if (row >= rows || j + 4 > n || ldy % 4 != 0) {
+      const float sums[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) Store(row, j + i, sums[i]);
+      return;
+    }
+    if (bias != nullptr) {
+      const float4 b = *reinterpret_cast<const float4*>(bias + j);
+      sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
+    }
+    sum = {Activate(activation, sum.x), Activate(activation, sum.y), Activate(activation, sum.z),
+           Activate(activation, sum.w)};
+    if (residual != nullptr) {
+      const float4 r = *reinterpret_cast<const float4*>(residual + at);
+      sum = {sum.x + r.x, sum.y + r.y, sum.z + r.z, sum.w + r.w};
+    }
+    if constexpr (sizeof(T) == 2) {
+      if (!float_output) {
+        const __nv_bfloat162 low = __floats2bfloat162_rn(sum.x, sum.y), high = __floats2bfloat162_rn(sum.z, sum.w);
+        *reinterpret_cast<uint2*>(static_cast<T*>(y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
+                                                              *reinterpret_cast<const uint32_t*>(&high)};
+        return;
+      }
+    }
+    *reinterpret_cast<float4*>(static_cast<float*>(y) + at) = sum;
+  }
 };
 
 // Grid (ceil(n / 32), ceil(rows / kRows)); each of kWarps warps sums its share of the kFloatChunks pieces. Few rows
@@ -97,8 +128,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 }
 
 __device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -191,15 +221,19 @@ __global__ void __launch_bounds__(kChunks* kWarp)
     const uint32_t high[4] = {Pair(w + i), Pair(w + eight + i), Pair(w + i + 8), Pair(w + eight + i + 8)};
     const __nv_bfloat16* v = w + plane + i;
     const uint32_t low[4] = {Pair(v), Pair(v + eight), Pair(v + 8), Pair(v + eight + 8)};
+    uint32_t x_high[kTiles][2], x_low[kTiles][2];
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      uint32_t x_high[2], x_low[2];
-      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i), x_high[0], x_low[0]);
-      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i + 8), x_high[1], x_low[1]);
-      MultiplyAdd(sum[tile], high, x_high[0], x_high[1]);
-      MultiplyAdd(sum[tile], high, x_low[0], x_low[1]);
-      MultiplyAdd(sum[tile], low, x_high[0], x_high[1]);
+      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i), x_high[tile][0], x_low[tile][0]);
+      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i + 8), x_high[tile][1], x_low[tile][1]);
     }
+    // Each sum waits for its last product: the tiles go between.
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_high[tile][0], x_high[tile][1]);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_low[tile][0], x_low[tile][1]);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], low, x_high[tile][0], x_high[tile][1]);
   }
   block.Finish(sum, epilogue);
 }
@@ -214,17 +248,21 @@ __global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __n
   }
 }
 
-// Many rows: tiles of kOutputs x kTileRows through shared memory, the pieces one after the other; a warp makes
-// 32 x 32 of them. kPlanes = 2: split weights and split rows.
+// Many rows: tiles of kOutputs x kTileRows through shared memory; a warp makes 32 x 32 of them. A block takes the
+// pieces one after the other, or, kPiecesApart, a cluster's kChunks blocks take one each and add them up through
+// distributed shared memory, which fills the device with the tiles of few hundred rows. kPlanes = 2: split weights and
+// split rows.
 constexpr int kOutputs = 64, kDepth = 64, kStride = kDepth + 8, kPart = 32;
 
-template <int kPlanes, int kTileRows>
+template <int kPlanes, int kTileRows, bool kPiecesApart>
 struct ManyRows {
   static constexpr int kThreads = kOutputs / kPart * (kTileRows / kPart) * kWarp;
-  static constexpr int kStages = kPlanes == 1 ? 4 : 3;
+  static constexpr int kStages = kPlanes == 1 && !kPiecesApart ? 4 : 3;
   static constexpr int kRowsAt = kPlanes * kOutputs * kStride;  // in a stage, after the weights
   static constexpr int kStage = kPlanes * (kOutputs + kTileRows) * kStride;
   static constexpr int kShared = kStages * kStage * 2;
+  static constexpr int kSumStride = kOutputs + 4;  // of the finished tile, float32 [rows][outputs]
+  static_assert(kShared >= kTileRows * kSumStride * 4, "the finished tile takes the stages' place");
 };
 
 __device__ __forceinline__ void CopyAsync(void* to, const void* from) {
@@ -232,40 +270,59 @@ __device__ __forceinline__ void CopyAsync(void* to, const void* from) {
                "l"(from));
 }
 
-template <int kPlanes, int kTileRows, typename T>
-__global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows>::kThreads)
+__device__ __forceinline__ void AddTo(float (&total)[2][4][4], float (&sum)[2][4][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int tile = 0; tile < 4; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        total[half][tile][e] += sum[half][tile][e];
+        sum[half][tile][e] = 0;
+      }
+    }
+  }
+}
+
+template <int kPlanes, int kTileRows, bool kPiecesApart, typename T>
+__global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows, kPiecesApart>::kThreads)
     LinearManyRows(const __nv_bfloat16* __restrict__ weight, int64_t weight_plane, const __nv_bfloat16* __restrict__ x,
                    int64_t x_plane, int64_t ldx, int k, Epilogue<T> epilogue) {
-  using Shape = ManyRows<kPlanes, kTileRows>;
-  extern __shared__ __nv_bfloat16 shared[];
+  using Shape = ManyRows<kPlanes, kTileRows, kPiecesApart>;
+  extern __shared__ __align__(16) __nv_bfloat16 shared[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int j0 = blockIdx.y * kOutputs, row0 = blockIdx.x * kTileRows;
   const int outputs_of_warp = warp % (kOutputs / kPart) * kPart, rows_of_warp = warp / (kOutputs / kPart) * kPart;
-  const int blocks = k / kDepth;
+  const int piece = k / kChunks;
+  const int first = kPiecesApart ? static_cast<int>(blockIdx.z) * piece : 0, length = kPiecesApart ? piece : k;
+  const int blocks = (length + kDepth - 1) / kDepth;
   const auto load = [&](int block) {
     if (block < blocks) {
       __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
+      const int from = first + block * kDepth, columns = length - block * kDepth;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
         __nv_bfloat16* w = stage + plane * kOutputs * kStride;
         __nv_bfloat16* in = stage + Shape::kRowsAt + plane * kTileRows * kStride;
+#pragma unroll
         for (int at = threadIdx.x; at < kOutputs * 8; at += Shape::kThreads) {
           const int r = at / 8, c = at % 8 * 8;
-          CopyAsync(w + r * kStride + c,
-                    weight + plane * weight_plane + static_cast<int64_t>(j0 + r) * k + block * kDepth + c);
+          if (kPiecesApart && c >= columns) continue;
+          CopyAsync(w + r * kStride + c, weight + plane * weight_plane + static_cast<int64_t>(j0 + r) * k + from + c);
         }
+#pragma unroll
         for (int at = threadIdx.x; at < kTileRows * 8; at += Shape::kThreads) {
           const int r = at / 8, c = at % 8 * 8;
+          if (kPiecesApart && c >= columns) continue;
           const int64_t row = min(row0 + r, epilogue.rows - 1);
-          CopyAsync(in + r * kStride + c, x + plane * x_plane + row * ldx + block * kDepth + c);
+          CopyAsync(in + r * kStride + c, x + plane * x_plane + row * ldx + from + c);
         }
       }
     }
     asm volatile("cp.async.commit_group;");
   };
   float sum[2][4][4] = {}, total[2][4][4] = {};
-  const int piece_steps = k / kChunks / 16;
-  int step = 0;
+  int left = piece / 16;
   // Where this lane's part of ldmatrix begins: weights as [16 outputs][16], rows as two tiles of [8 rows][16].
   const int w_at = (outputs_of_warp + lane % 16) * kStride + lane / 16 * 8;
   const int in_at = Shape::kRowsAt + (rows_of_warp + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
@@ -277,6 +334,7 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows>::kThreads)
     const __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
 #pragma unroll
     for (int i = 0; i < kDepth; i += 16) {
+      if (kPiecesApart && block * kDepth + i >= length) break;
       uint32_t a[kPlanes][2][4], b[kPlanes][2][4];
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
@@ -286,34 +344,32 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows>::kThreads)
           LoadMatrices(b[plane][half], stage + plane * kTileRows * kStride + in_at + half * 16 * kStride + i);
         }
       }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int tile = 0; tile < 4; ++tile) {
-          const int pair = tile / 2, at = tile % 2 * 2;
-          MultiplyAdd(sum[half][tile], a[0][half], b[0][pair][at], b[0][pair][at + 1]);
-          if constexpr (kPlanes == 2) {
-            MultiplyAdd(sum[half][tile], a[0][half], b[1][pair][at], b[1][pair][at + 1]);
-            MultiplyAdd(sum[half][tile], a[1][half], b[0][pair][at], b[0][pair][at + 1]);
-          }
-        }
-      }
-      if (++step == piece_steps) {
-        step = 0;
+      const auto multiply = [&](int plane_a, int plane_b) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
 #pragma unroll
           for (int tile = 0; tile < 4; ++tile) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              total[half][tile][e] += sum[half][tile][e];
-              sum[half][tile][e] = 0;
-            }
+            const uint32_t* pair = b[plane_b][tile / 2] + tile % 2 * 2;
+            MultiplyAdd(sum[half][tile], a[plane_a][half], pair[0], pair[1]);
           }
         }
+      };
+      multiply(0, 0);
+      if constexpr (kPlanes == 2) {
+        multiply(0, 1);
+        multiply(1, 0);
+      }
+      if (!kPiecesApart && --left == 0) {
+        left = piece / 16;
+        AddTo(total, sum);
       }
     }
   }
+  // Through shared memory, so that neighbouring lanes store neighbouring outputs.
+  asm volatile("cp.async.wait_group 0;");
+  __syncthreads();
+  float* tile_sums = reinterpret_cast<float*>(shared);
+  const float(&done)[2][4][4] = kPiecesApart ? sum : total;
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -321,9 +377,39 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows>::kThreads)
     for (int tile = 0; tile < 4; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        epilogue.Store(row0 + rows_of_warp + tile * 8 + 2 * t + (e & 1),
-                       j0 + outputs_of_warp + half * 16 + g + (e / 2) * 8, total[half][tile][e]);
+        const int r = rows_of_warp + tile * 8 + 2 * t + (e & 1), j = outputs_of_warp + half * 16 + g + (e / 2) * 8;
+        tile_sums[r * Shape::kSumStride + j] = done[half][tile][e];
       }
+    }
+  }
+  constexpr int kQuads = kTileRows * kOutputs / 4;
+  if constexpr (kPiecesApart) {
+#if __CUDA_ARCH__ >= 900
+    const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+    cluster.sync();
+    const float* parts[kChunks];
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) parts[c] = cluster.map_shared_rank(tile_sums, c);
+    for (int at = blockIdx.z * Shape::kThreads + threadIdx.x; at < kQuads; at += kChunks * Shape::kThreads) {
+      const int r = at / (kOutputs / 4), j = at % (kOutputs / 4) * 4;
+      float4 value = {0, 0, 0, 0};
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        const float4 part = *reinterpret_cast<const float4*>(parts[c] + r * Shape::kSumStride + j);
+        value.x += part.x;
+        value.y += part.y;
+        value.z += part.z;
+        value.w += part.w;
+      }
+      epilogue.StoreFour(row0 + r, j0 + j, value);
+    }
+    cluster.sync();  // the others read from this block
+#endif
+  } else {
+    __syncthreads();
+    for (int at = threadIdx.x; at < kQuads; at += Shape::kThreads) {
+      const int r = at / (kOutputs / 4), j = at % (kOutputs / 4) * 4;
+      epilogue.StoreFour(row0 + r, j0 + j, *reinterpret_cast<const float4*>(tile_sums + r * Shape::kSumStride + j));
     }
   }
 }
@@ -353,24 +439,55 @@ void RunFloat(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   }
 }
 
-template <int kPlanes, int kTileRows, typename T>
+template <int kPlanes, int kTileRows, bool kPiecesApart, typename T>
 void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                     const Epilogue<T>& epilogue, cudaStream_t stream) {
-  using Shape = ManyRows<kPlanes, kTileRows>;
-  const auto kernel = LinearManyRows<kPlanes, kTileRows, T>;
+  using Shape = ManyRows<kPlanes, kTileRows, kPiecesApart>;
+  const auto kernel = LinearManyRows<kPlanes, kTileRows, kPiecesApart, T>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
   CheckCuda(raised, "raising the shared memory of LinearManyRows");
+  cudaLaunchConfig_t config = {};
   // Neighbouring blocks share their weights.
-  const dim3 grid(Ceil(epilogue.rows, kTileRows), Ceil(linear.n, kOutputs));
-  kernel<<<grid, Shape::kThreads, Shape::kShared, stream>>>(static_cast<const __nv_bfloat16*>(linear.weight),
-                                                            linear.plane, x, x_plane, ldx, linear.k, epilogue);
+  config.gridDim = dim3(Ceil(epilogue.rows, kTileRows), Ceil(linear.n, kOutputs), kPiecesApart ? kChunks : 1);
+  config.blockDim = Shape::kThreads;
+  config.dynamicSmemBytes = Shape::kShared;
+  config.stream = stream;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = kChunks;
+  config.attrs = &cluster;
+  config.numAttrs = kPiecesApart ? 1 : 0;
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, static_cast<const __nv_bfloat16*>(linear.weight), linear.plane, x,
+                               x_plane, ldx, linear.k, epilogue),
+            "launching a matrix product");
 }
 
-// From here on, tiles of 128 rows fill the device.
-constexpr int kManyBlocks = 132;
-bool FillsWithWideTiles(const Linear& linear, int rows) {
-  return Ceil(rows, 128) * Ceil(linear.n, kOutputs) >= kManyBlocks;
+bool HasClusters() {
+  static const bool has = [] {
+    int device = 0, major = 0;
+    CheckCuda(cudaGetDevice(&device), "asking for the device");
+    CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
+    return major >= 9;
+  }();
+  return has;
+}
+
+// Up to so many tiles leave a device of 132 multiprocessors idle when each goes through all pieces.
+constexpr int kFewTiles = 264;
+
+template <int kPlanes, typename T>
+void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                 const Epilogue<T>& epilogue, cudaStream_t stream) {
+  const int columns = Ceil(linear.n, kOutputs);
+  if (HasClusters() && Ceil(epilogue.rows, 64) * columns <= kFewTiles) {
+    LaunchManyRows<kPlanes, 64, true>(linear, x, x_plane, ldx, epilogue, stream);
+  } else if (kPlanes == 1 && Ceil(epilogue.rows, 128) * columns >= kFewTiles) {
+    LaunchManyRows<1, 128, false>(linear, x, x_plane, ldx, epilogue, stream);
+  } else {
+    LaunchManyRows<kPlanes, 64, false>(linear, x, x_plane, ldx, epilogue, stream);
+  }
 }
 
 void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
@@ -387,10 +504,8 @@ void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stre
     few(LinearFewRows<2>, 2);
   } else if (call.rows <= 32) {
     few(LinearFewRows<4>, 4);
-  } else if (FillsWithWideTiles(linear, call.rows)) {
-    LaunchManyRows<1, 128>(linear, x, 0, call.ldx, epilogue, stream);
   } else {
-    LaunchManyRows<1, 64>(linear, x, 0, call.ldx, epilogue, stream);
+    RunManyRows<1>(linear, x, 0, call.ldx, epilogue, stream);
   }
 }
 
@@ -412,7 +527,7 @@ void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream)
     auto* planes = static_cast<__nv_bfloat16*>(call.scratch);
     const int64_t plane = static_cast<int64_t>(call.rows) * linear.k;
     SplitKernel<<<call.rows, 256, 0, stream>>>(x, call.ldx, linear.k, planes, plane);
-    LaunchManyRows<2, 64>(linear, planes, plane, linear.k, epilogue, stream);
+    RunManyRows<2>(linear, planes, plane, linear.k, epilogue, stream);
   }
 }
 
