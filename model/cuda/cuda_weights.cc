@@ -26,7 +26,10 @@ int64_t RoundUp(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 class CudaWeights::Loader {
  public:
   Loader(const StrideHybridConfig& config, const WeightSource& source, CudaWeights* to)
-      : config_(config), source_(source), to_(*to), d_(config.d_model),
+      : config_(config),
+        source_(source),
+        to_(*to),
+        d_(config.d_model),
         memory_type_(to->window_type == Type::kFloat32 ? Type::kFloat32 : Type::kSplit) {}
 
   absl::Status Load() {

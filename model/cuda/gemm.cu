@@ -248,15 +248,17 @@ __global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __n
   }
 }
 
-// Many rows: tiles of kOutputs x kTileRows through shared memory; a warp makes 32 x 32 of them. A block takes the
-// pieces one after the other, or, kPiecesApart, a cluster's kChunks blocks take one each and add them up through
-// distributed shared memory, which fills the device with the tiles of few hundred rows. kPlanes = 2: split weights and
-// split rows.
-constexpr int kOutputs = 64, kDepth = 64, kStride = kDepth + 8, kPart = 32;
+// Many rows: tiles of kOutputs x kTileRows through shared memory; a warp makes 32 x 32 of them. A block takes the pieces
+// one after the other, or, kPiecesApart, a cluster's kChunks blocks take one each and add them up through distributed
+// shared memory, which fills the device with the tiles of a few hundred rows. kPlanes = 2: split weights and split rows.
+constexpr int kOutputs = 64, kDepth = 64, kStride = kDepth + 8, kRowsOfWarp = 32;
+constexpr int kParts = kOutputs / 32;  // of a warp, 16 outputs each: two warps side by side
 
-template <int kPlanes, int kTileRows, bool kPiecesApart>
+template <int kPlanes_, int kTileRows_, bool kPiecesApart_>
 struct ManyRows {
-  static constexpr int kThreads = kOutputs / kPart * (kTileRows / kPart) * kWarp;
+  static constexpr int kPlanes = kPlanes_, kTileRows = kTileRows_;
+  static constexpr bool kPiecesApart = kPiecesApart_;
+  static constexpr int kThreads = 2 * (kTileRows / kRowsOfWarp) * kWarp;
   static constexpr int kStages = kPlanes == 1 && !kPiecesApart ? 4 : 3;
   static constexpr int kRowsAt = kPlanes * kOutputs * kStride;  // in a stage, after the weights
   static constexpr int kStage = kPlanes * (kOutputs + kTileRows) * kStride;
@@ -270,29 +272,30 @@ __device__ __forceinline__ void CopyAsync(void* to, const void* from) {
                "l"(from));
 }
 
-__device__ __forceinline__ void AddTo(float (&total)[2][4][4], float (&sum)[2][4][4]) {
+__device__ __forceinline__ void AddTo(float (&total)[kParts][4][4], float (&sum)[kParts][4][4]) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int part = 0; part < kParts; ++part) {
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        total[half][tile][e] += sum[half][tile][e];
-        sum[half][tile][e] = 0;
+        total[part][tile][e] += sum[part][tile][e];
+        sum[part][tile][e] = 0;
       }
     }
   }
 }
 
-template <int kPlanes, int kTileRows, bool kPiecesApart, typename T>
-__global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows, kPiecesApart>::kThreads)
+template <typename Shape, typename T>
+__global__ void __launch_bounds__(Shape::kThreads)
     LinearManyRows(const __nv_bfloat16* __restrict__ weight, int64_t weight_plane, const __nv_bfloat16* __restrict__ x,
                    int64_t x_plane, int64_t ldx, int k, Epilogue<T> epilogue) {
-  using Shape = ManyRows<kPlanes, kTileRows, kPiecesApart>;
+  constexpr int kPlanes = Shape::kPlanes, kTileRows = Shape::kTileRows;
+  constexpr bool kPiecesApart = Shape::kPiecesApart;
   extern __shared__ __align__(16) __nv_bfloat16 shared[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int j0 = blockIdx.y * kOutputs, row0 = blockIdx.x * kTileRows;
-  const int outputs_of_warp = warp % (kOutputs / kPart) * kPart, rows_of_warp = warp / (kOutputs / kPart) * kPart;
+  const int outputs_of_warp = warp % 2 * (16 * kParts), rows_of_warp = warp / 2 * kRowsOfWarp;
   const int piece = k / kChunks;
   const int first = kPiecesApart ? static_cast<int>(blockIdx.z) * piece : 0, length = kPiecesApart ? piece : k;
   const int blocks = (length + kDepth - 1) / kDepth;
@@ -321,7 +324,7 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows, kPiecesApart>::kT
     }
     asm volatile("cp.async.commit_group;");
   };
-  float sum[2][4][4] = {}, total[2][4][4] = {};
+  float sum[kParts][4][4] = {}, total[kParts][4][4] = {};
   int left = piece / 16;
   // Where this lane's part of ldmatrix begins: weights as [16 outputs][16], rows as two tiles of [8 rows][16].
   const int w_at = (outputs_of_warp + lane % 16) * kStride + lane / 16 * 8;
@@ -335,22 +338,25 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows, kPiecesApart>::kT
 #pragma unroll
     for (int i = 0; i < kDepth; i += 16) {
       if (kPiecesApart && block * kDepth + i >= length) break;
-      uint32_t a[kPlanes][2][4], b[kPlanes][2][4];
+      uint32_t a[kPlanes][kParts][4], b[kPlanes][2][4];
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          LoadMatrices(a[plane][part], stage + plane * kOutputs * kStride + w_at + part * 16 * kStride + i);
+        }
+#pragma unroll
         for (int half = 0; half < 2; ++half) {
-          LoadMatrices(a[plane][half], stage + plane * kOutputs * kStride + w_at + half * 16 * kStride + i);
           LoadMatrices(b[plane][half], stage + plane * kTileRows * kStride + in_at + half * 16 * kStride + i);
         }
       }
       const auto multiply = [&](int plane_a, int plane_b) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int part = 0; part < kParts; ++part) {
 #pragma unroll
           for (int tile = 0; tile < 4; ++tile) {
             const uint32_t* pair = b[plane_b][tile / 2] + tile % 2 * 2;
-            MultiplyAdd(sum[half][tile], a[plane_a][half], pair[0], pair[1]);
+            MultiplyAdd(sum[part][tile], a[plane_a][part], pair[0], pair[1]);
           }
         }
       };
@@ -369,16 +375,16 @@ __global__ void __launch_bounds__(ManyRows<kPlanes, kTileRows, kPiecesApart>::kT
   asm volatile("cp.async.wait_group 0;");
   __syncthreads();
   float* tile_sums = reinterpret_cast<float*>(shared);
-  const float(&done)[2][4][4] = kPiecesApart ? sum : total;
+  const float(&done)[kParts][4][4] = kPiecesApart ? sum : total;
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int part = 0; part < kParts; ++part) {
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int r = rows_of_warp + tile * 8 + 2 * t + (e & 1), j = outputs_of_warp + half * 16 + g + (e / 2) * 8;
-        tile_sums[r * Shape::kSumStride + j] = done[half][tile][e];
+        const int r = rows_of_warp + tile * 8 + 2 * t + (e & 1), j = outputs_of_warp + part * 16 + g + (e / 2) * 8;
+        tile_sums[r * Shape::kSumStride + j] = done[part][tile][e];
       }
     }
   }
@@ -439,17 +445,17 @@ void RunFloat(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   }
 }
 
-template <int kPlanes, int kTileRows, bool kPiecesApart, typename T>
+template <typename Shape, typename T>
 void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                     const Epilogue<T>& epilogue, cudaStream_t stream) {
-  using Shape = ManyRows<kPlanes, kTileRows, kPiecesApart>;
-  const auto kernel = LinearManyRows<kPlanes, kTileRows, kPiecesApart, T>;
+  const auto kernel = LinearManyRows<Shape, T>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
   CheckCuda(raised, "raising the shared memory of LinearManyRows");
   cudaLaunchConfig_t config = {};
   // Neighbouring blocks share their weights.
-  config.gridDim = dim3(Ceil(epilogue.rows, kTileRows), Ceil(linear.n, kOutputs), kPiecesApart ? kChunks : 1);
+  config.gridDim =
+      dim3(Ceil(epilogue.rows, Shape::kTileRows), Ceil(linear.n, kOutputs), Shape::kPiecesApart ? kChunks : 1);
   config.blockDim = Shape::kThreads;
   config.dynamicSmemBytes = Shape::kShared;
   config.stream = stream;
@@ -458,7 +464,7 @@ void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plan
   cluster.val.clusterDim.x = cluster.val.clusterDim.y = 1;
   cluster.val.clusterDim.z = kChunks;
   config.attrs = &cluster;
-  config.numAttrs = kPiecesApart ? 1 : 0;
+  config.numAttrs = Shape::kPiecesApart ? 1 : 0;
   CheckCuda(cudaLaunchKernelEx(&config, kernel, static_cast<const __nv_bfloat16*>(linear.weight), linear.plane, x,
                                x_plane, ldx, linear.k, epilogue),
             "launching a matrix product");
@@ -474,19 +480,25 @@ bool HasClusters() {
   return has;
 }
 
-// Up to so many tiles leave a device of 132 multiprocessors idle when each goes through all pieces.
-constexpr int kFewTiles = 264;
+// Blocks up to which the pieces go apart rather than leave a device of 132 multiprocessors idle (measured on an H200;
+// split tiles take twice the shared memory).
+template <int kPlanes>
+constexpr int kBlocksApart = kPlanes == 1 ? 6 * 132 : 3 * 132;
 
 template <int kPlanes, typename T>
 void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                  const Epilogue<T>& epilogue, cudaStream_t stream) {
-  const int columns = Ceil(linear.n, kOutputs);
-  if (HasClusters() && Ceil(epilogue.rows, 64) * columns <= kFewTiles) {
-    LaunchManyRows<kPlanes, 64, true>(linear, x, x_plane, ldx, epilogue, stream);
-  } else if (kPlanes == 1 && Ceil(epilogue.rows, 128) * columns >= kFewTiles) {
-    LaunchManyRows<1, 128, false>(linear, x, x_plane, ldx, epilogue, stream);
+  const auto tiles = [&](int rows) { return Ceil(epilogue.rows, rows) * Ceil(linear.n, 64); };
+  const auto launch = [&](auto shape) { LaunchManyRows<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
+  const auto apart = [&](int rows) { return HasClusters() && tiles(rows) * kChunks <= kBlocksApart<kPlanes>; };
+  if (kPlanes == 1 && epilogue.rows <= 96 && apart(96)) {
+    launch(ManyRows<1, 96, true>());  // a refill beside a column is 65 rows and some
+  } else if (apart(64)) {
+    launch(ManyRows<kPlanes, 64, true>());
+  } else if (kPlanes == 1 && tiles(128) >= 2 * 132) {
+    launch(ManyRows<1, 128, false>());
   } else {
-    LaunchManyRows<kPlanes, 64, false>(linear, x, x_plane, ldx, epilogue, stream);
+    launch(ManyRows<kPlanes, 64, false>());
   }
 }
 

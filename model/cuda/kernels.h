@@ -32,9 +32,9 @@ struct Linear {
   Type type = Type::kFloat32;  // of the weights and of x; sums are float32
   // bfloat16: [ceil64(n), Padded(k)]; split: two such planes; float32: [Padded(k), ceil32(n)] (k-major)
   const void* weight = nullptr;
-  const float* bias = nullptr;   // or null
-  int n = 0, k = 0;              // outputs; Padded inputs
-  int64_t plane = 0;             // split: elements from the high to the low plane
+  const float* bias = nullptr;  // or null
+  int n = 0, k = 0;             // outputs; Padded inputs
+  int64_t plane = 0;            // split: elements from the high to the low plane
 };
 struct LinearCall {
   const void* x;  // [rows, ldx] of the weights' type; columns from k on are zero

@@ -132,6 +132,7 @@ __global__ void AttendKernel(Cache cache, int layer, const Row* __restrict__ row
     const T* k = keys + column * cache.d;
     float score = 0;
     if (width % 8 == 0 && cache.d % 8 == 0 && sizeof(T) == 2) {
+#pragma unroll 8
       for (int i = 0; i < width; i += 8) {
         const uint4 bits = *reinterpret_cast<const uint4*>(k + i);
         const T* eight = reinterpret_cast<const T*>(&bits);
@@ -154,6 +155,24 @@ __global__ void AttendKernel(Cache cache, int layer, const Row* __restrict__ row
   }
   sum = WarpSum(sum);
   __syncwarp();
+  // Loads in flight: a lane takes two channels where it can, and several keys at a time.
+  if (width % 2 == 0 && cache.d % 2 == 0 && ld_out % 2 == 0 && sizeof(T) == 2) {
+    for (int i = 2 * lane; i < width; i += 2 * kWarp) {
+      float first = 0, second = 0;
+#pragma unroll 8
+      for (int key = 0; key < seen; ++key) {
+        const int64_t column = key < memory ? key : n + key - memory;
+        const uint32_t bits = *reinterpret_cast<const uint32_t*>(values + column * cache.d + i);
+        const T* two = reinterpret_cast<const T*>(&bits);
+        first = fmaf(scores[key], ToFloat(two[0]), first);
+        second = fmaf(scores[key], ToFloat(two[1]), second);
+      }
+      T* to_two = out + to * ld_out + head * width + i;
+      to_two[0] = static_cast<T>(first / sum);
+      to_two[1] = static_cast<T>(second / sum);
+    }
+    return;
+  }
   for (int i = lane; i < width; i += kWarp) {
     float value = 0;
     for (int key = 0; key < seen; ++key) {
