@@ -248,9 +248,10 @@ __global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __n
   }
 }
 
-// Many rows: tiles of kOutputs x kTileRows through shared memory; a warp makes 32 x 32 of them. A block takes the pieces
-// one after the other, or, kPiecesApart, a cluster's kChunks blocks take one each and add them up through distributed
-// shared memory, which fills the device with the tiles of a few hundred rows. kPlanes = 2: split weights and split rows.
+// Many rows: tiles of kOutputs x kTileRows through shared memory; a warp makes 32 x 32 of them. A block takes the
+// pieces one after the other, or, kPiecesApart, a cluster's kChunks blocks take one each and add them up through
+// distributed shared memory, which fills the device with the tiles of a few hundred rows. kPlanes = 2: split weights
+// and split rows.
 constexpr int kOutputs = 64, kDepth = 64, kStride = kDepth + 8, kRowsOfWarp = 32;
 constexpr int kParts = kOutputs / 32;  // of a warp, 16 outputs each: two warps side by side
 
