@@ -15,19 +15,6 @@
 
 namespace smt::cuda {
 
-struct Norm {
-  const float* weight = nullptr;
-  const float* bias = nullptr;  // null: RMSNorm
-};
-struct BlockWeights {
-  Norm norm_1, norm_2;
-  Linear qkv, proj, fc, mlp_proj;
-};
-struct MambaWeights {
-  const float* norm = nullptr;
-  Linear in_proj, x_proj, dt_proj, out_proj;
-  const float *conv_weight = nullptr, *conv_bias = nullptr, *a = nullptr, *skip = nullptr;
-};
 struct SimpleSsmWeights {
   Linear in_proj, out_proj;
   const float *decay = nullptr, *skip = nullptr;

@@ -7,82 +7,15 @@
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
+#include "model/cuda/epilogue.cuh"
+#include "model/cuda/few_rows.cuh"
 #include "model/cuda/kernels.h"
+#include "model/cuda/tensor_core.cuh"
 
 namespace smt::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kFloatChunks = 32;  // pieces of a float32 product
-
-__device__ __forceinline__ float Activate(Activation activation, float x) {
-  switch (activation) {
-    case Activation::kNone:
-      return x;
-    case Activation::kGelu: {  // GPT-2's tanh form
-      const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-      return 0.5f * x * (1.0f + tanhf(inner));
-    }
-    case Activation::kRelu:
-      return fmaxf(x, 0.0f);
-    case Activation::kSoftplus:  // as LibTorch: linear above 20
-      return x > 20.0f ? x : log1pf(expf(x));
-  }
-  return x;
-}
-
-template <typename T>
-struct Epilogue {
-  const float* bias;
-  void* y;
-  int64_t ldy;
-  bool float_output;
-  const float* residual;
-  Activation activation;
-  int rows, n;
-
-  __device__ __forceinline__ void Store(int row, int j, float sum) const {
-    if (row >= rows || j >= n) return;
-    float value = Activate(activation, bias != nullptr ? sum + bias[j] : sum);
-    const int64_t at = row * ldy + j;
-    if (residual != nullptr) value += residual[at];
-    if (float_output) {
-      static_cast<float*>(y)[at] = value;
-    } else {
-      static_cast<T*>(y)[at] = static_cast<T>(value);
-    }
-  }
-
-  // Outputs j to j + 3, j a multiple of four.
-  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum) const {
-    const int64_t at = row * ldy + j;
-    if (row >= rows || j + 4 > n || ldy % 4 != 0) {
-      const float sums[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) Store(row, j + i, sums[i]);
-      return;
-    }
-    if (bias != nullptr) {
-      const float4 b = *reinterpret_cast<const float4*>(bias + j);
-      sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
-    }
-    sum = {Activate(activation, sum.x), Activate(activation, sum.y), Activate(activation, sum.z),
-           Activate(activation, sum.w)};
-    if (residual != nullptr) {
-      const float4 r = *reinterpret_cast<const float4*>(residual + at);
-      sum = {sum.x + r.x, sum.y + r.y, sum.z + r.z, sum.w + r.w};
-    }
-    if constexpr (sizeof(T) == 2) {
-      if (!float_output) {
-        const __nv_bfloat162 low = __floats2bfloat162_rn(sum.x, sum.y), high = __floats2bfloat162_rn(sum.z, sum.w);
-        *reinterpret_cast<uint2*>(static_cast<T*>(y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
-                                                              *reinterpret_cast<const uint32_t*>(&high)};
-        return;
-      }
-    }
-    *reinterpret_cast<float4*>(static_cast<float*>(y) + at) = sum;
-  }
-};
 
 // Grid (ceil(n / 32), ceil(rows / kRows)); each of kWarps warps sums its share of the kFloatChunks pieces. Few rows
 // take more warps, for loads in flight; many take fewer, for registers.
@@ -127,115 +60,27 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-__device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t Pair(const __nv_bfloat16* p) { return *reinterpret_cast<const uint32_t*>(p); }
-
-__device__ __forceinline__ void LoadMatrices(uint32_t (&to)[4], const __nv_bfloat16* from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from))));
-}
-
-// x = high + low, each bfloat16, but for 2^-17 of x.
-__device__ __forceinline__ void SplitPair(float2 x, uint32_t& high, uint32_t& low) {
-  const __nv_bfloat162 h = __floats2bfloat162_rn(x.x, x.y);
-  const __nv_bfloat162 l = __floats2bfloat162_rn(x.x - __low2float(h), x.y - __high2float(h));
-  high = *reinterpret_cast<const uint32_t*>(&h);
-  low = *reinterpret_cast<const uint32_t*>(&l);
-}
-
-// Few rows: a block makes 16 outputs of 8 kTiles rows, warp w sums piece w straight from global memory.
 template <int kTiles>
-struct FewRowsBlock {
-  float (&partial)[kChunks][kTiles][4][kWarp];
-  int lane = threadIdx.x % kWarp, chunk = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
-  int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
-
-  template <typename T>
-  __device__ void Finish(const float (&sum)[kTiles][4], const Epilogue<T>& epilogue) {
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) partial[chunk][tile][e][lane] = sum[tile][e];
-    }
-    __syncthreads();
-    for (int at = chunk; at < kTiles * 4; at += kChunks) {
-      const int tile = at / 4, e = at % 4;
-      float total = 0;
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) total += partial[c][tile][e][lane];
-      epilogue.Store(row0 + tile * 8 + 2 * t + (e & 1), j0 + g + (e / 2) * 8, total);
-    }
-  }
-};
-
-template <int kTiles>
-__global__ void __launch_bounds__(kChunks* kWarp)
+__global__ void __launch_bounds__(kFewRowsThreads)
     LinearFewRows(const __nv_bfloat16* __restrict__ weight, const __nv_bfloat16* __restrict__ x, int64_t ldx, int k,
                   Epilogue<__nv_bfloat16> epilogue) {
-  __shared__ float partial[kChunks][kTiles][4][kWarp];
-  FewRowsBlock<kTiles> block{partial};
-  const int length = k / kChunks, first = block.chunk * length;
-  const __nv_bfloat16* w = weight + static_cast<int64_t>(block.j0 + block.g) * k + first + 2 * block.t;
-  const int64_t eight = static_cast<int64_t>(8) * k;
-  const __nv_bfloat16* in[kTiles];
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    const int row = min(block.row0 + i * 8 + block.g, epilogue.rows - 1);
-    in[i] = x + row * ldx + first + 2 * block.t;
-  }
+  __shared__ PieceSums<kTiles> pieces;
+  const int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
   float sum[kTiles][4] = {};
-#pragma unroll 6
-  for (int i = 0; i < length; i += 16) {
-    const uint32_t a[4] = {Pair(w + i), Pair(w + eight + i), Pair(w + i + 8), Pair(w + eight + i + 8)};
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], a, Pair(in[tile] + i), Pair(in[tile] + i + 8));
-  }
-  block.Finish(sum, epilogue);
+  SumPiece<kTiles>(weight + static_cast<int64_t>(j0) * k, k, x + row0 * ldx, ldx, epilogue.rows - row0, sum);
+  AddPieces<kTiles>(pieces, sum, [&](int, int row, int j, float total) { epilogue.Store(row0 + row, j0 + j, total); });
 }
 
-// The same of split weights (high, then low plane) and float32 rows, which are split here.
 template <int kTiles>
-__global__ void __launch_bounds__(kChunks* kWarp)
+__global__ void __launch_bounds__(kFewRowsThreads)
     LinearFewRowsSplit(const __nv_bfloat16* __restrict__ weight, int64_t plane, const float* __restrict__ x,
                        int64_t ldx, int k, Epilogue<float> epilogue) {
-  __shared__ float partial[kChunks][kTiles][4][kWarp];
-  FewRowsBlock<kTiles> block{partial};
-  const int length = k / kChunks, first = block.chunk * length;
-  const __nv_bfloat16* w = weight + static_cast<int64_t>(block.j0 + block.g) * k + first + 2 * block.t;
-  const int64_t eight = static_cast<int64_t>(8) * k;
-  const float* in[kTiles];
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    const int row = min(block.row0 + i * 8 + block.g, epilogue.rows - 1);
-    in[i] = x + row * ldx + first + 2 * block.t;
-  }
+  __shared__ PieceSums<kTiles> pieces;
+  const int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
   float sum[kTiles][4] = {};
-#pragma unroll 3
-  for (int i = 0; i < length; i += 16) {
-    const uint32_t high[4] = {Pair(w + i), Pair(w + eight + i), Pair(w + i + 8), Pair(w + eight + i + 8)};
-    const __nv_bfloat16* v = w + plane + i;
-    const uint32_t low[4] = {Pair(v), Pair(v + eight), Pair(v + 8), Pair(v + eight + 8)};
-    uint32_t x_high[kTiles][2], x_low[kTiles][2];
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i), x_high[tile][0], x_low[tile][0]);
-      SplitPair(*reinterpret_cast<const float2*>(in[tile] + i + 8), x_high[tile][1], x_low[tile][1]);
-    }
-    // Each sum waits for its last product: the tiles go between.
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_high[tile][0], x_high[tile][1]);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_low[tile][0], x_low[tile][1]);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], low, x_high[tile][0], x_high[tile][1]);
-  }
-  block.Finish(sum, epilogue);
+  SumPieceSplit<kTiles>(weight + static_cast<int64_t>(j0) * k, plane, k, x + row0 * ldx, ldx, epilogue.rows - row0,
+                        sum);
+  AddPieces<kTiles>(pieces, sum, [&](int, int row, int j, float total) { epilogue.Store(row0 + row, j0 + j, total); });
 }
 
 __global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __nv_bfloat16* __restrict__ to,
@@ -267,11 +112,6 @@ struct ManyRows {
   static constexpr int kSumStride = kOutputs + 4;  // of the finished tile, float32 [rows][outputs]
   static_assert(kShared >= kTileRows * kSumStride * 4, "the finished tile takes the stages' place");
 };
-
-__device__ __forceinline__ void CopyAsync(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from));
-}
 
 __device__ __forceinline__ void AddTo(float (&total)[kParts][4][4], float (&sum)[kParts][4][4]) {
 #pragma unroll

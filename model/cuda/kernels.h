@@ -7,6 +7,7 @@
 // own, many rows take the pieces one after the other.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -49,6 +50,15 @@ struct LinearCall {
 };
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);
 
+struct Norm {
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // null: RMSNorm
+};
+struct BlockWeights {
+  Norm norm_1, norm_2;
+  Linear qkv, proj, fc, mlp_proj;
+};
+
 // A row of the window on its way through the transformer.
 struct Row {
   int32_t slot;
@@ -67,10 +77,10 @@ struct SlotMemory {  // per-session state in device memory
 void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
                const void* embeddings, int64_t ld_embeddings, const float* positions, int d, float* x, int64_t ldx,
                cudaStream_t stream);
-// LayerNorm, or RMSNorm where bias is null. y[to] = norm(x[from]) for row i, from = from_rows[i] and to = to_rows[i],
-// or i where those are null.
-void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* from_rows, const int32_t* to_rows, int rows,
-               int d, const float* weight, const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream);
+// LayerNorm, or RMSNorm where bias is null. y[to_rows[i]] = norm(x[i]), or y[i] where to_rows is null. Rows of x and y
+// begin on 16 bytes.
+void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
+               const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream);
 // to[i] = from[order[i]], rows of ld elements.
 void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
                 cudaStream_t stream);
@@ -87,6 +97,22 @@ void StoreKeysValues(const Cache& cache, int layer, const Row* rows, int count, 
 // order[i].
 void Attend(const Cache& cache, int layer, const Row* rows, const int32_t* order, int count, const void* qkv,
             int64_t ld, int heads, int n, void* out, int64_t ld_out, cudaStream_t stream);
+
+// A session's rows in a pass, neighbours in order of their columns, the last being its window's last. Its keys are
+// counted memory first, then tokens, without the gap that unused memory leaves between their columns.
+struct Group {
+  int32_t slot;
+  int32_t first_row, rows;
+  int32_t first_key;     // of its first row; keys before it are in the cache
+  int32_t memory_valid;  // of its keys
+};
+inline constexpr int kMaxGroupKeys = 80;
+// Whether AttendGroups serves this shape; then it takes the place of StoreKeysValues and Attend, always.
+bool CanAttendGroups(const Cache& cache, int heads);
+// Causal attention of each group's rows over its session's keys; The groups' own keys and values
+// go into the cache, those of tokens if keep_tokens. only_last: of each group's last row only, out[i] being group i's.
+void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, const void* qkv, int64_t ld, int heads,
+                  int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream);
 
 // One write: what its window holds.
 struct Write {
@@ -121,6 +147,64 @@ void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const 
 // The simple SSM's step before its output product: h = decay h + u, hidden = h, x = x + skip x.
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);
+
+struct MambaWeights {
+  const float* norm = nullptr;
+  Linear in_proj, x_proj, dt_proj, out_proj;
+  const float *conv_weight = nullptr, *conv_bias = nullptr, *a = nullptr, *skip = nullptr;
+};
+
+// A pass of few rows through the whole transformer, or of few writes through pooling and Mamba, as one cooperative
+// kernel whose blocks wait for each other between the layers' parts: a kernel for each part would take longer to start
+// and to drain than to run. The bits are those of the separate kernels. Compute capability 9.0 and up.
+struct Arrivals {   // of blocks; the kernels of one stream share it
+  uint32_t* count;  // in device memory, zero at first
+  uint32_t base;    // what `count` holds before this kernel; the launchers advance it
+};
+struct WindowPass {
+  const BlockWeights* blocks;  // [layers] in device memory; bfloat16
+  int layers;
+  Norm norm_f;
+  float epsilon;
+  Activation activation;
+  Type embedding_type;
+  const void* embeddings;
+  int64_t ld_embeddings;
+  const float* positions;
+  const Row* rows;
+  const Group* groups;
+  const int32_t* to_slots;  // of the groups' outputs
+  int row_count, group_count;
+  SlotMemory slots;
+  Cache cache;
+  bool keep_tokens;
+  int heads, n;
+  float *x, *x_wanted;  // [rows, ld]
+  __nv_bfloat16 *normed, *qkv, *attended, *inner, *outputs;
+  int64_t ld, ld_qkv, ld_inner;
+  size_t work_bytes, ring_bytes;  // the launcher's
+};
+inline constexpr int kMaxWindowPassRows = 32;
+bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers);
+void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream);
+
+struct WritePassCall {
+  Pooling pooling;
+  Linear query, key_transposed;
+  const MambaWeights* layers;  // [layer_count] in device memory; split
+  int layer_count;
+  const float* norm_f;
+  float epsilon;
+  MambaShape shape;
+  float *x, *normed, *query_rows, *key_rows;     // [writes, ld]
+  float *scores, *pool_weights;                  // [writes, n + m]
+  float *xz, *convolved, *scanned, *parameters;  // [writes, ld_...]
+  int64_t ld, ld_xz, ld_inner, ld_parameters;
+  size_t work_bytes, ring_bytes;  // the launcher's
+};
+inline constexpr int kMaxWritePassWrites = 32;
+bool CanRunWritePass(const WritePassCall& pass);  // `pooling.count` does not matter
+void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, cudaStream_t stream);
 
 // How one id is drawn (model/sampling/sampling_params.h).
 struct Draw {

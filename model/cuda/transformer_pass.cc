@@ -1,16 +1,12 @@
 #include "model/cuda/transformer_pass.h"
 
+#include <cstring>
 #include <utility>
 
 namespace smt::cuda {
 namespace {
 
 constexpr int kMaxGraphRows = 512;  // above, the device is busy for longer than launching takes
-
-void Upload(const DeviceMemory& to, const void* from, size_t bytes, cudaStream_t stream) {
-  // From pageable memory, so `from` may be reused as soon as this returns.
-  CheckCuda(cudaMemcpyAsync(to.data(), from, bytes, cudaMemcpyHostToDevice, stream), "uploading a plan");
-}
 
 }  // namespace
 
@@ -39,9 +35,16 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
   cache_memory_ = DeviceMemory(static_cast<size_t>(slots) * static_cast<size_t>(cache_bytes_per_slot()));
   cache_.base = cache_memory_.data();
   outputs_ = DeviceMemory(static_cast<size_t>(slots) * static_cast<size_t>(output_bytes_per_slot()));
-  rows_ = DeviceMemory(rows * sizeof(Row));
-  wanted_ = DeviceMemory(rows * sizeof(int32_t));
-  to_slots_ = DeviceMemory(rows * sizeof(int32_t));
+  by_groups_ = CanAttendGroups(cache_, heads_);
+  at_once_ = CanRunWindowPass(cache_, heads_, inner_, static_cast<int>(config.transformer.n_layer));
+  if (at_once_) {
+    blocks_ = DeviceMemory(weights->blocks.size() * sizeof(BlockWeights));
+    CheckCuda(cudaMemcpy(blocks_.data(), weights->blocks.data(), blocks_.bytes(), cudaMemcpyHostToDevice),
+              "uploading the layers");
+    arrived_ = DeviceMemory(sizeof(uint32_t));
+    arrivals_ = {arrived_.as<uint32_t>(), 0};
+  }
+  plan_ = DeviceMemory(rows * (sizeof(Row) + sizeof(Group) + 2 * sizeof(int32_t)));
   x_ = DeviceMemory(rows * static_cast<size_t>(ld_) * sizeof(float));
   x_wanted_ = DeviceMemory(x_.bytes());
   normed_ = DeviceMemory(rows * static_cast<size_t>(ld_) * size);
@@ -52,23 +55,74 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
   logits_ = DeviceMemory(size_t{kMaxHeadRows} * static_cast<size_t>(vocab_) * sizeof(float));
 }
 
-void TransformerPass::Run(std::span<const Row> rows, std::span<const int32_t> wanted, std::span<const int32_t> to_slots,
-                          const SlotMemory& slots) {
-  Upload(rows_, rows.data(), rows.size_bytes(), stream_);
-  Upload(wanted_, wanted.data(), wanted.size_bytes(), stream_);
-  Upload(to_slots_, to_slots.data(), to_slots.size_bytes(), stream_);
-  const auto count = static_cast<int>(rows.size()), last = static_cast<int>(wanted.size());
-  const auto queue = [&] { Queue(count, last, slots); };
-  if (count > kMaxGraphRows) return queue();
-  graphs_.Run(static_cast<uint64_t>(count) * (kMaxRows + 1) + static_cast<uint64_t>(last), queue);
+template <typename T>
+const T* TransformerPass::Pack(std::span<const T> values, size_t* at) {
+  const size_t from = *at;
+  *at += values.size_bytes();
+  if (host_plan_.size() < *at) host_plan_.resize(*at);
+  std::memcpy(host_plan_.data() + from, values.data(), values.size_bytes());
+  return reinterpret_cast<const T*>(plan_.as<std::byte>() + from);
 }
 
-void TransformerPass::Queue(int count, int wanted, const SlotMemory& slots) {
+void TransformerPass::Run(std::span<const Row> rows, std::span<const Group> groups, std::span<const int32_t> wanted,
+                          std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots) {
+  // One copy. Where the parts lie depends on their lengths alone, so a graph finds them again.
+  size_t bytes = 0;
+  rows_ = Pack(rows, &bytes);
+  groups_ = Pack(groups, &bytes);
+  wanted_ = Pack(wanted, &bytes);
+  to_slots_ = Pack(to_slots, &bytes);
+  // From pageable memory, so host_plan_ may be reused as soon as this returns.
+  CheckCuda(cudaMemcpyAsync(plan_.data(), host_plan_.data(), bytes, cudaMemcpyHostToDevice, stream_),
+            "uploading a plan");
+  const auto count = static_cast<int>(rows.size()), last = static_cast<int>(wanted.size());
+  if (at_once_ && count <= kMaxWindowPassRows) return RunAtOnce(count, last, keep_tokens, slots);
+  const auto queue = [&] { Queue(count, last, keep_tokens, slots); };
+  if (count > kMaxGraphRows) return queue();
+  graphs_.Run((static_cast<uint64_t>(count) * (kMaxRows + 1) + static_cast<uint64_t>(last)) * 2 + (keep_tokens ? 1 : 0),
+              queue);
+}
+
+void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots) {
+  using Bfloat16 = __nv_bfloat16;
+  RunWindowPass({.blocks = blocks_.as<BlockWeights>(),
+                 .layers = static_cast<int>(weights_.blocks.size()),
+                 .norm_f = weights_.norm_f,
+                 .epsilon = epsilon_,
+                 .activation = activation_,
+                 .embedding_type = weights_.embedding_type,
+                 .embeddings = weights_.embeddings,
+                 .ld_embeddings = weights_.ld_embeddings,
+                 .positions = weights_.positions,
+                 .rows = rows_,
+                 .groups = groups_,
+                 .to_slots = to_slots_,
+                 .row_count = count,
+                 .group_count = groups,
+                 .slots = slots,
+                 .cache = cache_,
+                 .keep_tokens = keep_tokens,
+                 .heads = heads_,
+                 .n = n_,
+                 .x = x_.as<float>(),
+                 .x_wanted = x_wanted_.as<float>(),
+                 .normed = normed_.as<Bfloat16>(),
+                 .qkv = qkv_.as<Bfloat16>(),
+                 .attended = attended_.as<Bfloat16>(),
+                 .inner = inner_rows_.as<Bfloat16>(),
+                 .outputs = outputs_.as<Bfloat16>(),
+                 .ld = ld_,
+                 .ld_qkv = ld_qkv_,
+                 .ld_inner = ld_inner_,
+                 .work_bytes = 0,
+                 .ring_bytes = 0},
+                &arrivals_, stream_);
+}
+
+void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots) {
   const Type type = weights_.window_type;
-  const Row* device_rows = rows_.as<Row>();
-  const int32_t* device_wanted = wanted_.as<int32_t>();
   float* x = x_.as<float>();
-  EmbedRows(type, weights_.embedding_type, device_rows, count, slots, weights_.embeddings, weights_.ld_embeddings,
+  EmbedRows(type, weights_.embedding_type, rows_, count, slots, weights_.embeddings, weights_.ld_embeddings,
             weights_.positions, d_, x, ld_, stream_);
   const auto product = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, void* y, int64_t ldy,
                            const float* residual, Activation activation) {
@@ -88,33 +142,36 @@ void TransformerPass::Queue(int count, int wanted, const SlotMemory& slots) {
   for (size_t l = 0; l < layers; ++l) {
     const BlockWeights& block = weights_.blocks[l];
     const int layer = static_cast<int>(l);
-    Normalize(type, x, ld_, nullptr, nullptr, count, d_, block.norm_1.weight, block.norm_1.bias, epsilon_,
-              normed_.data(), ld_, stream_);
+    Normalize(type, x, ld_, nullptr, count, d_, block.norm_1.weight, block.norm_1.bias, epsilon_, normed_.data(), ld_,
+              stream_);
     product(block.qkv, normed_, ld_, qkv_.data(), ld_qkv_, nullptr, Activation::kNone);
-    StoreKeysValues(cache_, layer, device_rows, count, qkv_.data(), ld_qkv_, stream_);
+    if (!by_groups_) StoreKeysValues(cache_, layer, rows_, count, qkv_.data(), ld_qkv_, stream_);
     const int32_t* order = nullptr;
     if (l + 1 == layers && wanted < count) {
       // The last layer's keys and values are all that later columns need of the other rows.
-      order = device_wanted;
+      order = wanted_;
       count = wanted;
       GatherRows(Type::kFloat32, x, ld_, order, count, x_wanted_.data(), stream_);
       x = x_wanted_.as<float>();
     }
-    Attend(cache_, layer, device_rows, order, count, qkv_.data(), ld_qkv_, heads_, n_, attended_.data(), ld_, stream_);
+    if (by_groups_) {
+      AttendGroups(cache_, layer, groups_, wanted, qkv_.data(), ld_qkv_, heads_, n_, keep_tokens, order != nullptr,
+                   attended_.data(), ld_, stream_);
+    } else {
+      Attend(cache_, layer, rows_, order, count, qkv_.data(), ld_qkv_, heads_, n_, attended_.data(), ld_, stream_);
+    }
     product(block.proj, attended_, ld_, x, ld_, x, Activation::kNone);
-    Normalize(type, x, ld_, nullptr, nullptr, count, d_, block.norm_2.weight, block.norm_2.bias, epsilon_,
-              normed_.data(), ld_, stream_);
+    Normalize(type, x, ld_, nullptr, count, d_, block.norm_2.weight, block.norm_2.bias, epsilon_, normed_.data(), ld_,
+              stream_);
     product(block.fc, normed_, ld_, inner_rows_.data(), ld_inner_, nullptr, activation_);
     product(block.mlp_proj, inner_rows_, ld_inner_, x, ld_, x, Activation::kNone);
   }
-  Normalize(type, x, ld_, nullptr, to_slots_.as<int32_t>(), count, d_, weights_.norm_f.weight, weights_.norm_f.bias,
-            epsilon_, outputs_.data(), ld_, stream_);
+  Normalize(type, x, ld_, to_slots_, count, d_, weights_.norm_f.weight, weights_.norm_f.bias, epsilon_, outputs_.data(),
+            ld_, stream_);
 }
 
-const float* TransformerPass::Head(std::span<const int32_t> slots) {
-  const int count = static_cast<int>(slots.size());
-  Upload(to_slots_, slots.data(), slots.size_bytes(), stream_);
-  GatherRows(weights_.window_type, outputs_.data(), ld_, to_slots_.as<int32_t>(), count, head_rows_.data(), stream_);
+const float* TransformerPass::Head(const int32_t* slots, int count) {
+  GatherRows(weights_.window_type, outputs_.data(), ld_, slots, count, head_rows_.data(), stream_);
   RunLinear(weights_.head,
             {.x = head_rows_.data(),
              .ldx = ld_,

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "model/config.h"
 #include "model/cuda/cuda_weights.h"
@@ -22,27 +23,39 @@ class TransformerPass {
   TransformerPass(const StrideHybridConfig& config, const CudaWeights* weights, int slots, cudaStream_t stream);
 
   // Runs rows [count], of which `wanted` (ascending indices) are last positions; the output of wanted[i], ready for the
-  // head, goes to the slot to_slots[i]. Rows of one session come in order of their columns.
-  void Run(std::span<const Row> rows, std::span<const int32_t> wanted, std::span<const int32_t> to_slots,
-           const SlotMemory& slots);
-  // logits [slots.size(), V] in device memory, of the slots' outputs; valid until the next call.
-  const float* Head(std::span<const int32_t> slots);
+  // head, goes to the slot to_slots[i]. Rows of one session come in order of their columns and are groups[i].
+  // `keep_tokens`: later passes may ask for token rows' keys and
+  // values; they may for memory rows' always.
+  void Run(std::span<const Row> rows, std::span<const Group> groups, std::span<const int32_t> wanted,
+           std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots);
+  // logits [count, V] in device memory, of the outputs of `slots` (in device memory); valid until the next call.
+  const float* Head(const int32_t* slots, int count);
   static constexpr int kMaxHeadRows = 256;  // of one Head
 
   int64_t cache_bytes_per_slot() const { return cache_.slot_stride * SizeOf(cache_.type); }
   int64_t output_bytes_per_slot() const { return static_cast<int64_t>(ld_) * SizeOf(weights_.window_type); }
 
  private:
-  void Queue(int count, int wanted, const SlotMemory& slots);
+  template <typename T>
+  const T* Pack(std::span<const T> values, size_t* at);
+  void Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots);
+  void RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots);
 
   const CudaWeights& weights_;
   const int d_, n_, heads_, inner_, vocab_, ld_;
+  bool by_groups_ = false, at_once_ = false;  // AttendGroups, RunWindowPass serve this shape
   const float epsilon_;
   const Activation activation_;
   const cudaStream_t stream_;
   Cache cache_;
   DeviceMemory cache_memory_, outputs_;
-  DeviceMemory rows_, wanted_, to_slots_;
+  DeviceMemory plan_;  // what Upload laid out
+  std::vector<std::byte> host_plan_;
+  const Row* rows_ = nullptr;
+  const Group* groups_ = nullptr;
+  const int32_t *wanted_ = nullptr, *to_slots_ = nullptr;
+  DeviceMemory blocks_, arrived_;
+  Arrivals arrivals_;
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
   int64_t ld_qkv_, ld_inner_;
   GraphCache graphs_;

@@ -1,81 +1,31 @@
-// The window's kernels besides its matrix products: embedding, norms, the key/value cache, attention.
+// The window's kernels besides its matrix products: embedding, norms, the key/value cache, attention. Few rows go
+// through window_pass.cu.
 #include <cuda_bf16.h>
 
 #include "model/cuda/kernels.h"
+#include "model/cuda/window.cuh"
 
 namespace smt::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
-
-__device__ __forceinline__ float ToFloat(float x) { return x; }
-__device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-// The same order in every lane, whatever the block: a butterfly.
-__device__ __forceinline__ float WarpSum(float x) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAll, x, offset);
-  return x;
-}
-__device__ __forceinline__ float WarpMax(float x) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAll, x, offset));
-  return x;
-}
-
-constexpr int kNormThreads = 128;
-
-__device__ float BlockSum(float x) {
-  __shared__ float of_warp[kNormThreads / kWarp];
-  x = WarpSum(x);
-  __syncthreads();
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kNormThreads / kWarp; ++i) sum += of_warp[i];
-  return sum;
-}
+constexpr int kNormRows = 4;  // of a block, a warp each
 
 template <typename T>
-__global__ void NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ from_rows,
-                                const int32_t* __restrict__ to_rows, int d, const float* __restrict__ weight,
-                                const float* __restrict__ bias, float epsilon, T* __restrict__ y, int64_t ldy) {
-  const int64_t from = from_rows != nullptr ? from_rows[blockIdx.x] : blockIdx.x;
-  const int64_t to = to_rows != nullptr ? to_rows[blockIdx.x] : blockIdx.x;
-  const float* in = x + from * ldx;
-  T* out = y + to * ldy;
-  float mean = 0;
-  if (bias != nullptr) {
-    float sum = 0;
-    for (int i = threadIdx.x; i < d; i += kNormThreads) sum += in[i];
-    mean = BlockSum(sum) / static_cast<float>(d);
-  }
-  float squares = 0;
-  for (int i = threadIdx.x; i < d; i += kNormThreads) {
-    const float centred = in[i] - mean;
-    squares = fmaf(centred, centred, squares);
-  }
-  const float scale = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(d) + epsilon);
-  for (int i = threadIdx.x; i < d; i += kNormThreads) {
-    const float value = (in[i] - mean) * scale * weight[i];
-    out[i] = static_cast<T>(bias != nullptr ? value + bias[i] : value);
-  }
+__global__ void __launch_bounds__(kNormRows* kWarp)
+    NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ to_rows, int rows, int d,
+                    const float* __restrict__ weight, const float* __restrict__ bias, float epsilon, T* __restrict__ y,
+                    int64_t ldy) {
+  const int64_t row = blockIdx.x * kNormRows + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int64_t to = to_rows != nullptr ? to_rows[row] : row;
+  NormalizeRow(x + row * ldx, d, weight, bias, epsilon, y + to * ldy);
 }
 
 template <typename Embedding>
 __global__ void EmbedKernel(const Row* __restrict__ rows, SlotMemory slots, const Embedding* __restrict__ embeddings,
                             int64_t ld_embeddings, const float* __restrict__ positions, int d, bool round,
                             float* __restrict__ x, int64_t ldx) {
-  const Row row = rows[blockIdx.x];
-  const float* memory = reinterpret_cast<const float*>(slots.base + row.slot * slots.stride + slots.memory_at);
-  for (int i = threadIdx.x; i < d; i += blockDim.x) {
-    float value = row.source >= 0 ? ToFloat(embeddings[row.source * ld_embeddings + i])
-                                  : memory[static_cast<int64_t>(-1 - row.source) * d + i];
-    if (round) value = __bfloat162float(__float2bfloat16(value));
-    x[blockIdx.x * ldx + i] = value + positions[static_cast<int64_t>(row.column) * d + i];
-  }
+  EmbedRow(rows[blockIdx.x], slots, embeddings, ld_embeddings, positions, d, round, x + blockIdx.x * ldx);
 }
 
 // In words of four bytes; rows are padded to many of them.
@@ -183,6 +133,16 @@ __global__ void AttendKernel(Cache cache, int layer, const Row* __restrict__ row
   }
 }
 
+constexpr int kGroupThreads = (kMaxGroupKeys + 15) / 16 * kWarp;  // a warp for every 16 rows that a group can have
+
+template <int kWidth>
+__global__ void __launch_bounds__(kGroupThreads)
+    GroupKernel(GroupAttentionCall call, const Group* __restrict__ groups) {
+  __shared__ __align__(16) std::byte shared[GroupAttention<kWidth>::kShared];
+  AttendGroup<kWidth, kGroupThreads>(call, groups[blockIdx.x], static_cast<int>(blockIdx.x),
+                                     static_cast<int>(blockIdx.y), shared);
+}
+
 constexpr int kRowThreads = 192;
 
 }  // namespace
@@ -202,16 +162,17 @@ void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const
   CheckCuda(cudaGetLastError(), "launching the embedding");
 }
 
-void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* from_rows, const int32_t* to_rows, int rows,
-               int d, const float* weight, const float* bias, float epsilon, void* y, int64_t ldy,
-               cudaStream_t stream) {
+void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
+               const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream) {
   if (rows == 0) return;
+  const unsigned blocks = static_cast<unsigned>((rows + kNormRows - 1) / kNormRows);
+  const auto launch = [&](auto* to) {
+    NormalizeKernel<<<blocks, kNormRows * kWarp, 0, stream>>>(x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy);
+  };
   if (out_type == Type::kBfloat16) {
-    NormalizeKernel<<<rows, kNormThreads, 0, stream>>>(x, ldx, from_rows, to_rows, d, weight, bias, epsilon,
-                                                       static_cast<__nv_bfloat16*>(y), ldy);
+    launch(static_cast<__nv_bfloat16*>(y));
   } else {
-    NormalizeKernel<<<rows, kNormThreads, 0, stream>>>(x, ldx, from_rows, to_rows, d, weight, bias, epsilon,
-                                                       static_cast<float*>(y), ldy);
+    launch(static_cast<float*>(y));
   }
   CheckCuda(cudaGetLastError(), "launching a norm");
 }
@@ -256,6 +217,30 @@ void Attend(const Cache& cache, int layer, const Row* rows, const int32_t* order
   } else {
     launch(AttendKernel<float>, static_cast<const float*>(qkv), static_cast<float*>(out));
   }
+  CheckCuda(cudaGetLastError(), "launching attention");
+}
+
+bool CanAttendGroups(const Cache& cache, int heads) {
+  const int width = cache.d / heads;
+  return cache.type == Type::kBfloat16 && (width == 32 || width == 64) && cache.window <= kMaxGroupKeys;
+}
+
+void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, const void* qkv, int64_t ld, int heads,
+                  int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream) {
+  if (count == 0) return;
+  const int width = cache.d / heads;
+  const GroupAttentionCall call = {.cache = cache,
+                                   .layer = layer,
+                                   .n = n,
+                                   .qkv = static_cast<const __nv_bfloat16*>(qkv),
+                                   .ld = ld,
+                                   .scale = 1.0f / sqrtf(static_cast<float>(width)),
+                                   .keep_tokens = keep_tokens,
+                                   .only_last = only_last,
+                                   .out = static_cast<__nv_bfloat16*>(out),
+                                   .ld_out = ld_out};
+  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(heads));
+  (width == 64 ? GroupKernel<64> : GroupKernel<32>)<<<grid, kGroupThreads, 0, stream>>>(call, groups);
   CheckCuda(cudaGetLastError(), "launching attention");
 }
 

@@ -1,6 +1,7 @@
 #include "model/cuda/write_pass.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace smt::cuda {
 namespace {
@@ -29,8 +30,7 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
   const auto floats = [](int64_t columns) {
     return DeviceMemory(static_cast<size_t>(kMaxWrites * columns) * sizeof(float));
   };
-  writes_ = DeviceMemory(kMaxWrites * sizeof(Write));
-  ids_ = floats(m_);
+  plan_ = DeviceMemory(kMaxWrites * (sizeof(Write) + static_cast<size_t>(m_) * sizeof(int32_t)));
   pool_weights_ = floats(n_ + m_);
   for (DeviceMemory* rows : {&x_, &normed_, &query_, &key_}) *rows = floats(ld_);
   if (weights->query.type == Type::kSplit) scratch_ = floats(std::max({ld_, ld_inner_, ld_parameters_}));
@@ -38,6 +38,42 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
   xz_ = floats(ld_xz_);
   for (DeviceMemory* rows : {&convolved_, &dt_, &scanned_}) *rows = floats(ld_inner_);
   parameters_ = floats(ld_parameters_);
+  if (weights->query.type != Type::kSplit) return;
+  at_once_ = CanRunWritePass(AtOnce({.m = m_, .n = n_, .d = d_}));
+  if (!at_once_) return;
+  scores_ = floats(n_ + m_);
+  layers_ = DeviceMemory(weights_.mamba.size() * sizeof(MambaWeights));
+  CheckCuda(cudaMemcpy(layers_.data(), weights_.mamba.data(), layers_.bytes(), cudaMemcpyHostToDevice),
+            "uploading the layers");
+  arrived_ = DeviceMemory(sizeof(uint32_t));
+  arrivals_ = {arrived_.as<uint32_t>(), 0};
+}
+
+WritePassCall WritePass::AtOnce(const Pooling& pooling) const {
+  return {.pooling = pooling,
+          .query = weights_.query,
+          .key_transposed = weights_.key_transposed,
+          .layers = layers_.as<MambaWeights>(),
+          .layer_count = static_cast<int>(weights_.mamba.size()),
+          .norm_f = weights_.ssm_norm,
+          .epsilon = epsilon_,
+          .shape = shape_,
+          .x = x_.as<float>(),
+          .normed = normed_.as<float>(),
+          .query_rows = query_.as<float>(),
+          .key_rows = key_.as<float>(),
+          .scores = scores_.as<float>(),
+          .pool_weights = pool_weights_.as<float>(),
+          .xz = xz_.as<float>(),
+          .convolved = convolved_.as<float>(),
+          .scanned = scanned_.as<float>(),
+          .parameters = parameters_.as<float>(),
+          .ld = ld_,
+          .ld_xz = ld_xz_,
+          .ld_inner = ld_inner_,
+          .ld_parameters = ld_parameters_,
+          .work_bytes = 0,
+          .ring_bytes = 0};
 }
 
 void WritePass::Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy,
@@ -58,8 +94,8 @@ void WritePass::Product(const Linear& linear, const DeviceMemory& x, int64_t ldx
 void WritePass::RunMambaLayer(const Pooling& pooling, int layer) {
   const MambaWeights& weights = weights_.mamba[static_cast<size_t>(layer)];
   const int count = pooling.count;
-  Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, nullptr, count, d_, weights.norm, nullptr, epsilon_,
-            normed_.data(), ld_, stream_);
+  Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, count, d_, weights.norm, nullptr, epsilon_, normed_.data(),
+            ld_, stream_);
   Product(weights.in_proj, normed_, ld_, xz_, ld_xz_, count);
   MambaConv(pooling, shape_, layer, xz_.as<float>(), ld_xz_, weights.conv_weight, weights.conv_bias,
             convolved_.as<float>(), ld_inner_, stream_);
@@ -72,13 +108,14 @@ void WritePass::RunMambaLayer(const Pooling& pooling, int layer) {
 }
 
 void WritePass::Run(std::span<const Write> writes, std::span<const int32_t> ids, const SlotMemory& slots) {
-  // From pageable memory, so the caller's buffers may be reused as soon as this returns.
-  CheckCuda(cudaMemcpyAsync(writes_.data(), writes.data(), writes.size_bytes(), cudaMemcpyHostToDevice, stream_),
+  // One copy, the writes first; from pageable memory, so host_plan_ may be reused as soon as this returns.
+  host_plan_.resize(writes.size_bytes() + ids.size_bytes());
+  std::memcpy(host_plan_.data(), writes.data(), writes.size_bytes());
+  std::memcpy(host_plan_.data() + writes.size_bytes(), ids.data(), ids.size_bytes());
+  CheckCuda(cudaMemcpyAsync(plan_.data(), host_plan_.data(), host_plan_.size(), cudaMemcpyHostToDevice, stream_),
             "uploading writes");
-  CheckCuda(cudaMemcpyAsync(ids_.data(), ids.data(), ids.size_bytes(), cudaMemcpyHostToDevice, stream_),
-            "uploading writes");
-  const Pooling pooling = {.writes = writes_.as<Write>(),
-                           .ids = ids_.as<int32_t>(),
+  const Pooling pooling = {.writes = plan_.as<Write>(),
+                           .ids = reinterpret_cast<const int32_t*>(plan_.as<std::byte>() + writes.size_bytes()),
                            .count = static_cast<int>(writes.size()),
                            .m = m_,
                            .n = n_,
@@ -88,6 +125,7 @@ void WritePass::Run(std::span<const Write> writes, std::span<const int32_t> ids,
                            .embeddings = weights_.embeddings,
                            .ld_embeddings = weights_.ld_embeddings};
   outputs_ = weights_.mamba.empty() ? x_.as<float>() : normed_.as<float>();
+  if (at_once_ && pooling.count <= kMaxWritePassWrites) return RunWritePass(AtOnce(pooling), &arrivals_, stream_);
   const auto queue = [&] { Queue(pooling); };
   if (pooling.count > kMaxGraphWrites) return queue();
   graphs_.Run(static_cast<uint64_t>(pooling.count), queue);
@@ -108,8 +146,8 @@ void WritePass::Queue(const Pooling& pooling) {
     }
   } else {
     for (size_t l = 0; l < weights_.mamba.size(); ++l) RunMambaLayer(pooling, static_cast<int>(l));
-    Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, nullptr, pooling.count, d_, weights_.ssm_norm, nullptr,
-              epsilon_, normed_.data(), ld_, stream_);
+    Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, pooling.count, d_, weights_.ssm_norm, nullptr, epsilon_,
+              normed_.data(), ld_, stream_);
   }
   PushMemory(pooling, outputs_, ld_, stream_);
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "model/config.h"
 #include "model/cuda/cuda_weights.h"
@@ -30,6 +31,7 @@ class WritePass {
 
  private:
   void Queue(const Pooling& pooling);
+  WritePassCall AtOnce(const Pooling& pooling) const;
   void Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy, int rows,
                const float* residual = nullptr, Activation activation = Activation::kNone);
   void RunMambaLayer(const Pooling& pooling, int layer);
@@ -40,10 +42,14 @@ class WritePass {
   const float epsilon_;
   const cudaStream_t stream_;
   const int64_t ld_, ld_inner_, ld_xz_, ld_parameters_;
-  DeviceMemory writes_, ids_, pool_weights_;
+  DeviceMemory plan_, pool_weights_;
+  std::vector<std::byte> host_plan_;
   DeviceMemory x_, normed_, query_, key_;
   DeviceMemory xz_, convolved_, dt_, scanned_, parameters_;
-  DeviceMemory scratch_;
+  DeviceMemory scratch_, scores_;
+  DeviceMemory layers_, arrived_;
+  Arrivals arrivals_;
+  bool at_once_ = false;  // RunWritePass serves this shape
   GraphCache graphs_;
   const float* outputs_ = nullptr;
 };

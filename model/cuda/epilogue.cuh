@@ -1,0 +1,85 @@
+// What happens to the sums of a matrix product: bias, activation, residual, storing.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "model/cuda/kernels.h"
+
+namespace smt::cuda {
+
+__device__ __forceinline__ float Activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kGelu: {  // GPT-2's tanh form
+      const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+      return 0.5f * x * (1.0f + tanhf(inner));
+    }
+    case Activation::kRelu:
+      return fmaxf(x, 0.0f);
+    case Activation::kSoftplus:  // as LibTorch: linear above 20
+      return x > 20.0f ? x : log1pf(expf(x));
+  }
+  return x;
+}
+
+template <typename T>
+struct Epilogue {
+  const float* bias;
+  void* y;
+  int64_t ldy;
+  bool float_output;
+  const float* residual;
+  Activation activation;
+  int rows, n;
+
+  // What storing (row, j) adds: bias and residual.
+  __device__ __forceinline__ float2 Load(int row, int j) const {
+    return {bias != nullptr ? bias[j] : 0.0f, residual != nullptr ? residual[row * ldy + j] : 0.0f};
+  }
+  __device__ __forceinline__ void Store(int row, int j, float sum, float2 bias_and_residual) const {
+    const int64_t at = row * ldy + j;
+    float value = Activate(activation, bias != nullptr ? sum + bias_and_residual.x : sum);
+    if (residual != nullptr) value += bias_and_residual.y;
+    if (float_output) {
+      static_cast<float*>(y)[at] = value;
+    } else {
+      static_cast<T*>(y)[at] = static_cast<T>(value);
+    }
+  }
+  __device__ __forceinline__ void Store(int row, int j, float sum) const {
+    if (row < rows && j < n) Store(row, j, sum, Load(row, j));
+  }
+
+  // Outputs j to j + 3, j a multiple of four.
+  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum) const {
+    const int64_t at = row * ldy + j;
+    if (row >= rows || j + 4 > n || ldy % 4 != 0) {
+      const float sums[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) Store(row, j + i, sums[i]);
+      return;
+    }
+    if (bias != nullptr) {
+      const float4 b = *reinterpret_cast<const float4*>(bias + j);
+      sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
+    }
+    sum = {Activate(activation, sum.x), Activate(activation, sum.y), Activate(activation, sum.z),
+           Activate(activation, sum.w)};
+    if (residual != nullptr) {
+      const float4 r = *reinterpret_cast<const float4*>(residual + at);
+      sum = {sum.x + r.x, sum.y + r.y, sum.z + r.z, sum.w + r.w};
+    }
+    if constexpr (sizeof(T) == 2) {
+      if (!float_output) {
+        const __nv_bfloat162 low = __floats2bfloat162_rn(sum.x, sum.y), high = __floats2bfloat162_rn(sum.z, sum.w);
+        *reinterpret_cast<uint2*>(static_cast<T*>(y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
+                                                              *reinterpret_cast<const uint32_t*>(&high)};
+        return;
+      }
+    }
+    *reinterpret_cast<float4*>(static_cast<float*>(y) + at) = sum;
+  }
+};
+
+}  // namespace smt::cuda

@@ -1,0 +1,256 @@
+// Parts of a kernel whose blocks, one a multiprocessor, go through phases together.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "model/cuda/bulk_copy.cuh"
+#include "model/cuda/epilogue.cuh"
+#include "model/cuda/few_rows.cuh"
+#include "model/cuda/kernels.h"
+
+namespace smt::cuda {
+
+// Of shared memory, for Keep.
+template <typename T>
+__host__ __device__ constexpr size_t KeptBytes(int count) {
+  return (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
+}
+
+inline constexpr size_t kMaxBlockMemory = 227 * 1024;  // of compute capability 9.0
+
+// A barrier of all blocks of a cooperative launch: a counter that only grows (Arrivals), so that nothing resets it.
+class GridBarrier {
+ public:
+  __device__ GridBarrier(uint32_t* count, uint32_t base) : count_(count), target_(base) {}
+
+  // What any thread wrote before is seen by all after.
+  __device__ void Wait() {
+    target_ += gridDim.x;
+    __syncthreads();
+#ifdef SMT_PHASE_TIMES
+    const int phase_ = (target_ - base_) / gridDim.x - 1;
+    if (threadIdx.x == 0) g_times[(phase_ * gridDim.x + blockIdx.x) * 2] = clock64();
+#endif
+    if (threadIdx.x == 0) {
+      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count_) : "memory");
+      uint32_t seen;
+      do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count_) : "memory");
+      } while (static_cast<int32_t>(seen - target_) < 0);
+    }
+    __syncthreads();
+#ifdef SMT_PHASE_TIMES
+    if (threadIdx.x == 0) g_times[(phase_ * gridDim.x + blockIdx.x) * 2 + 1] = clock64();
+#endif
+  }
+
+ private:
+  uint32_t* count_;
+  uint32_t target_;
+#ifdef SMT_PHASE_TIMES
+  uint32_t base_ = target_;
+#endif
+};
+
+// Copies what every phase asks for into shared memory, where no barrier makes it stale. The caller synchronizes.
+template <typename T>
+__device__ __forceinline__ T* Keep(const T* from, int count, std::byte*& shared) {
+  static_assert(alignof(T) <= 8);
+  T* to = reinterpret_cast<T*>(shared);
+  const auto* words = reinterpret_cast<const uint32_t*>(from);
+  const int length = count * static_cast<int>(sizeof(T)) / 4;
+  for (int i = threadIdx.x; i < length; i += kFewRowsThreads) reinterpret_cast<uint32_t*>(to)[i] = words[i];
+  shared += KeptBytes<T>(count);
+  return to;
+}
+
+inline constexpr int kRingPad = 8;  // elements after a row of weights in the ring, against bank conflicts
+// Of the weights of one task, 16 outputs.
+__host__ __device__ constexpr uint32_t TaskBytes(Type type, int64_t k) {
+  return (type == Type::kSplit ? 32u : 16u) * 2u * static_cast<uint32_t>(k + kRingPad);
+}
+
+// The weights of this block's tasks in a sequence of products, 16 outputs each, on their way into shared memory before
+// they are asked for: the device's memory is read while the blocks compute and wait for each other. Every block of the
+// kernel asks for every product once and in order.
+template <typename LinearAt>
+class WeightRing {
+ public:
+  static constexpr int kJobs = 8;  // tasks in the ring, at most
+
+  // linear_at(i): the i-th product's Linear in shared memory, or null. `size`: bytes of `memory`.
+  __device__ WeightRing(std::byte* memory, uint32_t size, uint64_t* full, LinearAt linear_at)
+      : memory_(memory), size_(size), full_(full), linear_at_(linear_at), next_j0_(static_cast<int>(blockIdx.x) * 16) {
+    next_ = linear_at_(0);
+    SkipToTask();
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < kJobs; ++i) InitCopyBarrier(full_ + i);
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncthreads();
+    Issue();
+  }
+
+  // Calls with(j0, weights) for this block's tasks of the next product; all threads together. ahead(j0) comes before
+  // the weights are waited for.
+  template <typename Ahead, typename With>
+  __device__ __forceinline__ void ForTasks(const Linear& linear, Ahead ahead, With with) {
+    const uint32_t bytes = TaskBytes(linear.type, linear.k);
+    for (int j0 = blockIdx.x * 16; j0 < linear.n; j0 += gridDim.x * 16) {
+      const uint32_t at = cursor_ + bytes <= size_ ? cursor_ : 0;
+      cursor_ = at + bytes;
+      auto held = ahead(j0);
+      AwaitCopies(full_ + used_ % kJobs, static_cast<uint32_t>(used_ / kJobs) & 1);
+      with(j0, reinterpret_cast<const __nv_bfloat16*>(memory_ + at), held);
+      __syncthreads();
+      ++used_;
+      Issue();
+    }
+  }
+
+ private:
+  __device__ void SkipToTask() {
+    while (next_ != nullptr && next_j0_ >= next_->n) {
+      next_ = linear_at_(++next_index_);
+      next_j0_ = static_cast<int>(blockIdx.x) * 16;
+    }
+  }
+  // Where the next job's bytes go, or -1: the jobs that are not used yet lie there.
+  __device__ int64_t Place(uint32_t bytes) const {
+    const int64_t head = head_, cursor = cursor_;
+    if (issued_ == used_) return head + bytes <= size_ ? head : 0;
+    if (head <= cursor) return head + bytes <= cursor ? head : -1;  // they begin after the head
+    if (head + bytes <= size_) return head;
+    return bytes <= cursor ? 0 : -1;
+  }
+  // By the first warp. cursor_ is the end of the last job that was used.
+  __device__ void Issue() {
+    if (threadIdx.x >= kWarp) return;
+    while (next_ != nullptr && issued_ - used_ < kJobs) {
+      const Linear& linear = *next_;
+      const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
+      const int64_t at = Place(bytes);
+      if (at < 0) return;
+      uint64_t* full = full_ + issued_ % kJobs;
+      const int rows = linear.type == Type::kSplit ? 32 : 16, row = threadIdx.x;
+      if (row == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
+      __syncwarp();
+      if (row < rows) {
+        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + row / 16 * linear.plane +
+                                    static_cast<int64_t>(next_j0_ + row % 16) * linear.k;
+        CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
+      }
+      head_ = static_cast<uint32_t>(at) + bytes;
+      ++issued_;
+      next_j0_ += gridDim.x * 16;
+      SkipToTask();
+    }
+  }
+
+  std::byte* memory_;
+  uint32_t size_;
+  uint64_t* full_;
+  LinearAt linear_at_;
+  const Linear* next_;
+  int next_index_ = 0, next_j0_;
+  int issued_ = 0, used_ = 0;
+  uint32_t head_ = 0, cursor_ = 0;  // ends of the last job issued, and used
+};
+
+// One product of all rows (at most 8 kTiles) by all blocks: store(row, j, sum, ahead(row, j)), `ahead` being called
+// before the sums are there. x may lie in shared memory.
+template <int kTiles, typename T, typename Ring, typename Ahead, typename Store>
+__device__ __forceinline__ void GridProduct(Ring& ring, const Linear& linear, const T* x, int64_t ldx, int rows,
+                                            PieceSums<kTiles>& pieces, Ahead ahead, Store store) {
+  using Elements = OwnElements<kTiles>;
+  struct Held {
+    decltype(ahead(0, 0)) of[Elements::kCount];
+  };
+  ring.ForTasks(
+      linear,
+      [&](int j0) {
+        Held held;
+        Elements::ForEach([&](int i, int, int row, int j) {
+          if (row < rows && j0 + j < linear.n) held.of[i] = ahead(row, j0 + j);
+        });
+        return held;
+      },
+      [&](int j0, const __nv_bfloat16* weight, Held held) {
+        float sum[kTiles][4] = {};
+        SumPieceOfShared<kTiles>(weight, linear.k + kRingPad, linear.k, x, ldx, rows, sum);
+        AddPieces<kTiles>(pieces, sum, [&](int i, int row, int j, float total) {
+          if (row < rows && j0 + j < linear.n) store(row, j0 + j, total, held.of[i]);
+        });
+      });
+}
+
+// A product whose sums get a bias, an activation and a residual.
+template <int kTiles, typename T, typename Out, typename Ring>
+__device__ __forceinline__ void GridLinear(Ring& ring, const Linear& linear, const T* x, int64_t ldx, int rows,
+                                           PieceSums<kTiles>& pieces, const Epilogue<Out>& epilogue) {
+  GridProduct<kTiles>(
+      ring, linear, x, ldx, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
+      [&](int row, int j, float sum, float2 bias_and_residual) { epilogue.Store(row, j, sum, bias_and_residual); });
+}
+
+// Shared memory of such a block: sums of pieces, room for a phase's own use, the ring and its barriers, what it keeps.
+template <int kTiles, typename T>
+struct BlockMemory {
+  // Rows in shared memory begin on different banks.
+  static constexpr int kRowPad = 16 / static_cast<int>(sizeof(T));
+  static constexpr size_t kPieces = sizeof(PieceSums<kTiles>);
+  static constexpr size_t kBarriers = 8 * sizeof(uint64_t);
+  size_t work, ring, kept;
+
+  // work: eight rows of `ld`, or what `least` says. The ring takes what is left of a multiprocessor's memory.
+  BlockMemory(int64_t ld, size_t least, size_t kept) : kept(kept) {
+    work = least;
+    if (kTiles == 1) work = std::max(work, 8 * static_cast<size_t>(ld + kRowPad) * sizeof(T));
+    work = (work + 15) / 16 * 16;
+    const size_t taken = kPieces + work + kBarriers + kept;
+    ring = taken < kMaxBlockMemory ? (kMaxBlockMemory - taken) / 16 * 16 : 0;
+  }
+  size_t bytes() const { return kPieces + work + ring + kBarriers + kept; }
+  // Whether the ring holds a task of a product with inner dimension `k`.
+  bool Holds(int64_t k) const { return TaskBytes(sizeof(T) == 4 ? Type::kSplit : Type::kBfloat16, k) <= ring; }
+};
+
+// Whether this device runs such kernels.
+inline bool CanLaunchOnAll() {
+  static const bool can = [] {
+    int device = 0, major = 0;
+    CheckCuda(cudaGetDevice(&device), "asking for the device");
+    CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
+    return major >= 9;
+  }();
+  return can;
+}
+
+// Launches kernel(pass, count, base), a block on each multiprocessor, which waits `barriers` times.
+template <typename Pass>
+void LaunchOnAll(void (*kernel)(Pass, uint32_t*, uint32_t), const Pass& pass, size_t bytes, Arrivals* arrivals,
+                 int barriers, cudaStream_t stream) {
+  static const int blocks = [] {
+    int device = 0, count = 0;
+    CheckCuda(cudaGetDevice(&device), "asking for the device");
+    CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for the device");
+    return count;
+  }();
+  CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+            "raising a kernel's shared memory");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = kFewRowsThreads;
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, pass, arrivals->count, arrivals->base), "launching a pass");
+  arrivals->base += static_cast<uint32_t>(blocks) * static_cast<uint32_t>(barriers);
+}
+
+}  // namespace smt::cuda

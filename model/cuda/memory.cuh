@@ -1,0 +1,218 @@
+// What a write goes through besides matrix products: attention pooling in its absorbed form (the keys of the window are
+// never formed: q . Wk x = (Wk^T q) . x), the Mamba-1 step (Gu, Dao: "Mamba: Linear-Time Sequence Modeling with
+// Selective State Spaces", 2023), the push onto memory. All in float32. Bodies shared by the kernels of memory.cu and
+// the one of write_pass.cu.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "model/cuda/kernels.h"
+#include "model/cuda/window.cuh"
+
+namespace smt::cuda {
+
+__device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
+
+__device__ __forceinline__ float* Section(const SlotMemory& slots, int32_t slot, int64_t at) {
+  return reinterpret_cast<float*>(slots.base + slot * slots.stride + at);
+}
+
+// Row `i` of a write's window, without positions: memory first, then tokens.
+template <typename Embedding>
+struct WindowRows {
+  const float* memory;
+  const Embedding* embeddings;
+  const int32_t* ids;
+  int64_t ld;
+  int memory_rows, count, d;
+
+  __device__ __forceinline__ WindowRows(const Pooling& p, const Write& write, int64_t index)
+      : memory(Section(p.slots, write.slot, p.slots.memory_at)),
+        embeddings(static_cast<const Embedding*>(p.embeddings)),
+        ids(p.ids + index * p.m),
+        ld(p.ld_embeddings),
+        memory_rows(write.memory_pooled),
+        count(write.memory_pooled + write.tokens),
+        d(p.d) {}
+  __device__ __forceinline__ float At(int row, int column) const {
+    return row < memory_rows ? memory[static_cast<int64_t>(row) * d + column]
+                             : ToFloat(embeddings[ids[row - memory_rows] * ld + column]);
+  }
+  // Calls with(row, value) for all rows of a column in order, the loads ahead.
+  template <typename With>
+  __device__ __forceinline__ void ForEach(int column, With with) const {
+    constexpr int kAhead = 22;
+    for (int from = 0; from < count; from += kAhead) {
+      float values[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) values[i] = from + i < count ? At(from + i, column) : 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (from + i < count) with(from + i, values[i]);
+      }
+    }
+  }
+};
+
+template <typename Embedding>
+__device__ __forceinline__ float MeanOfRows(const WindowRows<Embedding>& rows, int column) {
+  float sum = 0;
+  rows.ForEach(column, [&](int, float value) { sum += value; });
+  return sum / static_cast<float>(rows.count);
+}
+
+// By a warp: a row's product with the key.
+template <typename Embedding>
+__device__ __forceinline__ float PoolScore(const WindowRows<Embedding>& rows, int row, const float* key, float scale) {
+  float score = 0;
+#pragma unroll 8
+  for (int i = threadIdx.x % kWarp; i < rows.d; i += kWarp) score = fmaf(key[i], rows.At(row, i), score);
+  return __fmul_rn(WarpSum(score), scale);
+}
+
+// By a warp: weights[:window] = softmax(scores[:count]), zeros after; may be in place.
+__device__ __forceinline__ void PoolSoftmax(const float* scores, int count, int window, float* weights) {
+  const int lane = threadIdx.x % kWarp;
+  float largest = -INFINITY, sum = 0;
+  for (int row = lane; row < count; row += kWarp) largest = fmaxf(largest, scores[row]);
+  largest = WarpMax(largest);
+  for (int row = lane; row < count; row += kWarp) {
+    weights[row] = expf(scores[row] - largest);
+    sum += weights[row];
+  }
+  sum = WarpSum(sum);
+  for (int row = lane; row < count; row += kWarp) weights[row] /= sum;
+  for (int row = count + lane; row < window; row += kWarp) weights[row] = 0;
+}
+
+template <typename Embedding>
+__device__ __forceinline__ float WeightedRows(const WindowRows<Embedding>& rows, const float* weights, int column) {
+  float sum = 0;
+  rows.ForEach(column, [&](int row, float value) { sum = fmaf(weights[row], value, sum); });
+  return sum;
+}
+
+__device__ __forceinline__ void PushChannel(const Pooling& p, const Write& write, int channel, float output) {
+  float* memory = Section(p.slots, write.slot, p.slots.memory_at) + channel;
+  int at = write.memory_valid;
+  if (at == p.n) {
+    constexpr int kAhead = 16;
+    for (int from = 1; from < p.n; from += kAhead) {
+      float values[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        values[i] = from + i < p.n ? memory[static_cast<int64_t>(from + i) * p.d] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (from + i < p.n) memory[static_cast<int64_t>(from + i - 1) * p.d] = values[i];
+      }
+    }
+    --at;
+  }
+  memory[static_cast<int64_t>(at) * p.d] = output;
+}
+
+// The causal convolution of one channel, silu after it. Load brings what it needs, ahead; only the usual width has
+// that.
+struct ConvChannel {
+  float4 past, taps;
+  float bias;
+
+  static __device__ __forceinline__ float* State(const Pooling& p, const MambaShape& shape, int layer, int32_t slot,
+                                                 int channel) {
+    return Section(p.slots, slot, p.slots.conv_at) +
+           (static_cast<int64_t>(layer) * shape.d_inner + channel) * shape.d_conv;
+  }
+  __device__ __forceinline__ void Load(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
+                                       const float* weight, const float* biases) {
+    if (shape.d_conv == 4) {
+      past = *reinterpret_cast<const float4*>(State(p, shape, layer, slot, channel));
+      taps = *reinterpret_cast<const float4*>(weight + 4 * static_cast<int64_t>(channel));
+    }
+    bias = biases[channel];
+  }
+  __device__ __forceinline__ float Run(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
+                                       const float* weight, float value) const {
+    float* state = State(p, shape, layer, slot, channel);
+    float sum = bias;
+    if (shape.d_conv == 4) {
+      const float4 now = {past.y, past.z, past.w, value};
+      *reinterpret_cast<float4*>(state) = now;
+      sum = fmaf(taps.x, now.x, sum);
+      sum = fmaf(taps.y, now.y, sum);
+      sum = fmaf(taps.z, now.z, sum);
+      return Silu(fmaf(taps.w, now.w, sum));
+    }
+    const float* own_taps = weight + static_cast<int64_t>(channel) * shape.d_conv;
+    for (int i = 0; i + 1 < shape.d_conv; ++i) {
+      const float previous = state[i + 1];
+      state[i] = previous;
+      sum = fmaf(own_taps[i], previous, sum);
+    }
+    state[shape.d_conv - 1] = value;
+    return Silu(fmaf(own_taps[shape.d_conv - 1], value, sum));
+  }
+};
+
+// The state update of one channel and its gated output. Load brings what it needs, ahead; of the states only where
+// there are 16, as usual.
+struct ScanChannel {
+  Four h[4], rates[4], b[4], c[4];
+  float x, gate, skip;
+
+  static __device__ __forceinline__ float* State(const Pooling& p, const MambaShape& shape, int layer, int32_t slot,
+                                                 int channel) {
+    return Section(p.slots, slot, p.slots.state_at) +
+           (static_cast<int64_t>(layer) * shape.d_inner + channel) * shape.d_state;
+  }
+  // `parameters`: of the row, dt first, then B and C.
+  __device__ __forceinline__ void Load(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
+                                       const float* a, const float* skips, const float* parameters, float in,
+                                       float gate_in) {
+    x = in;
+    gate = gate_in;
+    skip = skips[channel];
+    if (shape.d_state != 16) return;
+    const float* state = State(p, shape, layer, slot, channel);
+    const float* from = parameters + shape.dt_rank;
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      h[q] = LoadFour(state, 4 * q, 16);
+      rates[q] = LoadFour(a + static_cast<int64_t>(channel) * 16, 4 * q, 16);
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        b[q].at[u] = from[4 * q + u];
+        c[q].at[u] = from[16 + 4 * q + u];
+      }
+    }
+  }
+  __device__ __forceinline__ float Run(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
+                                       const float* a, const float* parameters, float delta) {
+    float* state = State(p, shape, layer, slot, channel);
+    const float input = __fmul_rn(delta, x);
+    float sum = 0;
+    if (shape.d_state == 16) {
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+          h[q].at[u] = fmaf(expf(delta * rates[q].at[u]), h[q].at[u], __fmul_rn(input, b[q].at[u]));
+          sum = fmaf(h[q].at[u], c[q].at[u], sum);
+        }
+        StoreFour(state, 4 * q, 16, h[q]);
+      }
+    } else {
+      const float* own_rates = a + static_cast<int64_t>(channel) * shape.d_state;
+      const float* from = parameters + shape.dt_rank;
+      for (int i = 0; i < shape.d_state; ++i) {
+        const float next = fmaf(expf(delta * own_rates[i]), state[i], __fmul_rn(input, from[i]));
+        state[i] = next;
+        sum = fmaf(next, from[shape.d_state + i], sum);
+      }
+    }
+    return __fmul_rn(fmaf(skip, x, sum), Silu(gate));
+  }
+};
+
+}  // namespace smt::cuda

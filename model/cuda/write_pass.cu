@@ -1,0 +1,214 @@
+// Few writes through pooling and Mamba as one kernel (kernels.h, WritePassCall).
+#include <algorithm>
+
+#include "model/cuda/epilogue.cuh"
+#include "model/cuda/grid.cuh"
+#include "model/cuda/kernels.h"
+#include "model/cuda/memory.cuh"
+#include "model/cuda/window.cuh"
+
+namespace smt::cuda {
+namespace {
+
+struct Step {
+  ScanChannel scan;
+  float bias;  // of delta
+};
+
+template <int kTiles, typename Embedding>
+__global__ void __launch_bounds__(kFewRowsThreads, 1)
+    WritePassKernel(const __grid_constant__ WritePassCall pass, uint32_t* arrived, uint32_t base) {
+  using Memory = BlockMemory<kTiles, float>;
+  extern __shared__ __align__(16) std::byte shared[];
+  auto& pieces = *reinterpret_cast<PieceSums<kTiles>*>(shared);
+  std::byte* const work = shared + Memory::kPieces;
+  std::byte* const ring_memory = work + pass.work_bytes;
+  auto* const full = reinterpret_cast<uint64_t*>(ring_memory + pass.ring_bytes);
+  std::byte* end = ring_memory + pass.ring_bytes + Memory::kBarriers;
+  const MambaWeights* const layers = Keep(pass.layers, pass.layer_count, end);
+  Pooling p = pass.pooling;
+  p.writes = Keep(p.writes, p.count, end);
+  // Of pooling, then of the layers.
+  Linear* const pooling_products = reinterpret_cast<Linear*>(end);
+  if (threadIdx.x == 0) {
+    pooling_products[0] = pass.query;
+    pooling_products[1] = pass.key_transposed;
+  }
+  __syncthreads();
+  const auto linear_at = [&](int index) -> const Linear* {
+    if (index < 2) return pooling_products + index;
+    index -= 2;
+    return index < 4 * pass.layer_count ? &layers[index / 4].in_proj + index % 4 : nullptr;
+  };
+  WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
+  GridBarrier grid(arrived, base);
+  const MambaShape& shape = pass.shape;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = p.d, window = p.n + p.m, count = p.count;
+  const int grid_warp = warp * gridDim.x + blockIdx.x, grid_warps = kChunks * gridDim.x;
+  const int parts = (d + kFewRowsThreads - 1) / kFewRowsThreads;  // of a row, a channel each thread
+
+  const auto for_parts = [&](auto with) {
+    for (int task = blockIdx.x; task < count * parts; task += gridDim.x) {
+      with(task / parts, task % parts * kFewRowsThreads + static_cast<int>(threadIdx.x));
+    }
+  };
+  const auto product = [&](const Linear& linear, const float* in, int64_t ldx, float* y, int64_t ldy,
+                           const float* residual) {
+    const Epilogue<float> epilogue = {linear.bias, y, ldy, true, residual, Activation::kNone, count, linear.n};
+    GridLinear<kTiles>(ring, linear, in, ldx, count, pieces, epilogue);
+  };
+  // What a layer keeps of 16 channels, on its way into the cache.
+  const auto prefetch_state = [&](int layer, int64_t section, int of_channel) {
+    if (of_channel % 4 != 0 || static_cast<int>(threadIdx.x) >= count) return;
+    const float* state = Section(p.slots, p.writes[threadIdx.x].slot, section);
+    for (int j0 = blockIdx.x * 16; j0 < shape.d_inner; j0 += gridDim.x * 16) {
+      PrefetchL2(state + (static_cast<int64_t>(layer) * shape.d_inner + j0) * of_channel,
+                 static_cast<uint32_t>(min(16, shape.d_inner - j0) * of_channel * 4));
+    }
+  };
+
+  // Pooling.
+  for_parts([&](int write, int i) {
+    if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write], write), i);
+  });
+  grid.Wait();
+  if (pass.layer_count > 0) {
+    prefetch_state(0, p.slots.conv_at, shape.d_conv);
+  }
+  product(pass.query, pass.normed, pass.ld, pass.query_rows, pass.ld, nullptr);
+  grid.Wait();
+  product(pass.key_transposed, pass.query_rows, pass.ld, pass.key_rows, pass.ld, nullptr);
+  grid.Wait();
+  const float scale = 1.0f / sqrtf(static_cast<float>(d));
+  for (int task = grid_warp; task < count * window; task += grid_warps) {
+    const int write = task / window, row = task % window;
+    const WindowRows<Embedding> rows(p, p.writes[write], write);
+    if (row >= rows.count) continue;
+    const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
+    if (lane == 0) pass.scores[write * window + row] = score;
+  }
+  grid.Wait();
+  for_parts([&](int write, int i) {
+    auto* weights = reinterpret_cast<float*>(work);
+    const WindowRows<Embedding> rows(p, p.writes[write], write);
+    if (warp == 0) PoolSoftmax(pass.scores + write * window, rows.count, window, weights);
+    __syncthreads();
+    if (i < d) pass.x[write * pass.ld + i] = WeightedRows(rows, weights, i);
+    if (i < kFewRowsThreads) {  // the row's first part
+      for (int row = i; row < window; row += kFewRowsThreads) pass.pool_weights[write * window + row] = weights[row];
+    }
+    __syncthreads();
+  });
+  grid.Wait();
+
+  for (int layer = 0; layer < pass.layer_count; ++layer) {
+    const MambaWeights& weights = layers[layer];
+    const bool last = layer + 1 == pass.layer_count;
+    prefetch_state(layer, p.slots.state_at, shape.d_state);
+    const float* normed = pass.normed;
+    int64_t ld_normed = pass.ld;
+    if constexpr (kTiles == 1) {
+      auto* own = reinterpret_cast<float*>(work);
+      ld_normed = pass.ld + Memory::kRowPad;
+      if (warp < count) {
+        float* to = own + warp * ld_normed;
+        NormalizeRow<float>(pass.x + warp * pass.ld, d, weights.norm, nullptr, pass.epsilon, to);
+        for (int64_t i = d + lane; i < pass.ld; i += kWarp) to[i] = 0;
+      }
+      normed = own;
+      __syncthreads();
+    } else {
+      for (int row = grid_warp; row < count; row += grid_warps) {
+        NormalizeRow<float>(pass.x + row * pass.ld, d, weights.norm, nullptr, pass.epsilon,
+                            pass.normed + row * pass.ld);
+      }
+      grid.Wait();
+    }
+    GridProduct<kTiles>(
+        ring, weights.in_proj, normed, ld_normed, count, pieces,
+        [&](int row, int j) {
+          ConvChannel conv;
+          if (j < shape.d_inner) {
+            conv.Load(p, shape, layer, p.writes[row].slot, j, weights.conv_weight, weights.conv_bias);
+          }
+          return conv;
+        },
+        [&](int row, int j, float sum, const ConvChannel& conv) {
+          if (j < shape.d_inner) {
+            pass.convolved[row * pass.ld_inner + j] =
+                conv.Run(p, shape, layer, p.writes[row].slot, j, weights.conv_weight, sum);
+          } else {
+            pass.xz[row * pass.ld_xz + j] = sum;
+          }
+        });
+    grid.Wait();
+
+    product(weights.x_proj, pass.convolved, pass.ld_inner, pass.parameters, pass.ld_parameters, nullptr);
+    grid.Wait();
+
+    if (!last) {
+      prefetch_state(layer + 1, p.slots.conv_at, shape.d_conv);
+    }
+    GridProduct<kTiles>(
+        ring, weights.dt_proj, pass.parameters, pass.ld_parameters, count, pieces,
+        [&](int row, int j) {
+          Step step;
+          step.bias = weights.dt_proj.bias[j];
+          step.scan.Load(p, shape, layer, p.writes[row].slot, j, weights.a, weights.skip,
+                         pass.parameters + row * pass.ld_parameters, pass.convolved[row * pass.ld_inner + j],
+                         pass.xz[row * pass.ld_xz + shape.d_inner + j]);
+          return step;
+        },
+        [&](int row, int j, float sum, Step& step) {
+          const float delta = Activate(Activation::kSoftplus, sum + step.bias);
+          pass.scanned[row * pass.ld_inner + j] = step.scan.Run(p, shape, layer, p.writes[row].slot, j, weights.a,
+                                                                pass.parameters + row * pass.ld_parameters, delta);
+        });
+    grid.Wait();
+
+    product(weights.out_proj, pass.scanned, pass.ld_inner, pass.x, pass.ld, pass.x);
+    grid.Wait();
+  }
+  for (int row = grid_warp; row < count; row += grid_warps) {
+    NormalizeRow<float>(pass.x + row * pass.ld, d, pass.norm_f, nullptr, pass.epsilon, pass.normed + row * pass.ld);
+  }
+  grid.Wait();
+  for_parts([&](int write, int i) {
+    if (i < d) PushChannel(p, p.writes[write], i, pass.normed[write * pass.ld + i]);
+  });
+}
+
+template <int kTiles>
+BlockMemory<kTiles, float> MemoryFor(const WritePassCall& pass) {
+  return {pass.ld, static_cast<size_t>(pass.pooling.n + pass.pooling.m) * sizeof(float),
+          KeptBytes<MambaWeights>(pass.layer_count) + KeptBytes<Write>(kMaxWritePassWrites) + KeptBytes<Linear>(2)};
+}
+
+template <int kTiles>
+void Launch(WritePassCall pass, Arrivals* arrivals, cudaStream_t stream) {
+  const auto memory = MemoryFor<kTiles>(pass);
+  pass.work_bytes = memory.work;
+  pass.ring_bytes = memory.ring;
+  LaunchOnAll(pass.pooling.embedding_type == Type::kBfloat16 ? WritePassKernel<kTiles, __nv_bfloat16>
+                                                             : WritePassKernel<kTiles, float>,
+              pass, memory.bytes(), arrivals, 6 + pass.layer_count * (kTiles == 1 ? 4 : 5), stream);
+}
+
+}  // namespace
+
+bool CanRunWritePass(const WritePassCall& pass) {
+  const int64_t k = std::max({pass.ld, pass.ld_inner, pass.ld_parameters});
+  return CanLaunchOnAll() && MemoryFor<1>(pass).Holds(k) && MemoryFor<4>(pass).Holds(k);
+}
+
+void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, cudaStream_t stream) {
+  if (pass.pooling.count <= 8) {
+    Launch<1>(pass, arrivals, stream);
+  } else if (pass.pooling.count <= 16) {
+    Launch<2>(pass, arrivals, stream);
+  } else {
+    Launch<4>(pass, arrivals, stream);
+  }
+}
+
+}  // namespace smt::cuda
