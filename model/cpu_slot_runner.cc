@@ -75,6 +75,7 @@ class CpuSlotRunner final : public SlotRunner {
     return static_cast<int64_t>(layout_.bytes()) +
            (transformer_->cache_floats() + config_.d_model) * static_cast<int64_t>(sizeof(float));
   }
+  SlotCapacity capacity() const override { return MachineCapacity(slot_bytes()); }
   Timings TakeTimings() override { return std::exchange(timings_, {}); }
 
  private:

@@ -42,7 +42,10 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaKernelsRunner(const RunnerOpt
   RETURN_IF_ERROR(module->open(device.index).status());
   ASSIGN_OR_RETURN(const Parts parts, OpenParts(options));
   return module->new_runner(parts.config, parts.source,
-                            {.index = device.index, .slots = options.slots, .bfloat16 = options.dtype == "bfloat16"});
+                            {.index = device.index,
+                             .slots = options.slots,
+                             .bfloat16 = options.dtype == "bfloat16",
+                             .fewer_slots = options.fewer_slots});
 }
 
 absl::StatusOr<std::unique_ptr<SlotRunner>> NewLibTorchRunner(const RunnerOptions& options) {

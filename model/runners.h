@@ -25,12 +25,14 @@ struct RunnerOptions {
   std::string dtype = "float32";  // of the window: "float32" | "bfloat16"; the memory path is float32 always
   bool deterministic = true;      // a slot's numbers depend on its ids alone, bit for bit
   int32_t slots = 16;             // sessions that can be resident; >= 1
+  bool fewer_slots = false;       // kCudaKernels: as many of `slots` as the device's memory holds, not an error
   std::optional<WindowPolicy> window_policy = std::nullopt;  // over the config's
   Impl impl = Impl::kAuto;
 };
 
 // INVALID_ARGUMENT names the option, its value and what is allowed; NOT_FOUND a missing file; DATA_LOSS or
-// INVALID_ARGUMENT a checkpoint that does not fit the config; UNAVAILABLE a device that is not there.
+// INVALID_ARGUMENT a checkpoint that does not fit the config; UNAVAILABLE a device that is not there;
+// RESOURCE_EXHAUSTED one whose memory does not hold the slots.
 absl::StatusOr<std::unique_ptr<SlotRunner>> NewSlotRunner(const RunnerOptions& options);
 
 }  // namespace smt

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "model/config.h"
+#include "model/slot_capacity.h"
 #include "model/state_layout.h"
 
 namespace smt {
@@ -86,6 +87,8 @@ class SlotRunner {
 
   // Memory that a slot costs, derived state included.
   virtual int64_t slot_bytes() const { return static_cast<int64_t>(layout().bytes()); }
+  // What its slots were chosen from; not known from a runner that does not count.
+  virtual SlotCapacity capacity() const { return {}; }
   // All zeros from a runner that does not measure.
   virtual Timings TakeTimings() { return {}; }
 };

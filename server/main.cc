@@ -1,19 +1,14 @@
-// smt_server: serves one Stride Memory Transformer over gRPC. Flags, signals, exit status; server.cc does the rest.
-//
-// stdout gets one line of JSON when it serves; everything else is logged on stderr. Exit status: 0 after SIGTERM or
-// SIGINT, 1 bad flags, 2 the model, 3 the store, 4 an address, 5 the device.
-#include <signal.h>
-
-#include <cstdio>
+// smt_server: serves one Stride Memory Transformer over gRPC. Flags; serve.cc does the rest.
 #include <string>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/usage.h"
 #include "absl/time/time.h"
 #include "model/base/strings.h"
-#include "model/io/atomic_file.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
+#include "server/serve.h"
 #include "server/server.h"
 #include "server/server_options.h"
 
@@ -38,7 +33,8 @@ ABSL_FLAG(std::string, dtype, Default().dtype,
 ABSL_FLAG(bool, deterministic, Default().deterministic,
           "Whether a session's tokens depend on its ids and seed alone, bit for bit, whatever else is in the batch.");
 ABSL_FLAG(std::string, window_policy, "", "hop or slide. Empty: what the model's config.json says.");
-ABSL_FLAG(int32_t, max_slots, Default().max_slots, "Sessions on the device at the same time, 1 to 65536.");
+ABSL_FLAG(int32_t, max_slots, Default().max_slots,
+          "Sessions on the device at the same time, 1 to 65536; 0 is as many as its memory holds, up to 1024.");
 ABSL_FLAG(int32_t, max_queue, Default().max_queue,
           "Requests that may wait for a slot; more are refused with UNAVAILABLE. 0 to 1048576.");
 ABSL_FLAG(int32_t, ingest_tokens_per_step, Default().ingest_tokens_per_step,
@@ -102,13 +98,6 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   return options;
 }
 
-int Refuse(int exit_code, const absl::Status& status) {
-  LogError("cannot start", {{"reason", std::string(status.message())},
-                            {"code", absl::StatusCodeToString(status.code())},
-                            {"exit_status", exit_code}});
-  return exit_code;
-}
-
 int Main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "serves a Stride Memory Transformer over gRPC.\n\n"
@@ -116,46 +105,15 @@ int Main(int argc, char** argv) {
       "Each flag can also stand in the file --config names, or in the environment (SMT_MODEL_DIR for --model_dir); the "
       "command line wins, then the environment, then the file.");
   const auto rest = ParseFlagSources(argc, argv, {.version = "smt_server " SMT_VERSION});
-  if (!rest.ok()) return Refuse(Server::kBadFlags, rest.status());
+  if (!rest.ok()) return RefuseToStart(Server::kBadFlags, rest.status());
   if (!rest->empty()) {
-    return Refuse(Server::kBadFlags,
-                  absl::InvalidArgumentError(StrCat("'", rest->front(), "' is not a flag; see --help")));
+    return RefuseToStart(Server::kBadFlags,
+                         absl::InvalidArgumentError(StrCat("'", rest->front(), "' is not a flag; see --help")));
   }
   const auto options = OptionsFromFlags();
-  if (!options.ok()) return Refuse(Server::kBadFlags, options.status());
+  if (!options.ok()) return RefuseToStart(Server::kBadFlags, options.status());
 
-  // Signals are taken by this thread alone; threads made from here on inherit the mask.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  signal(SIGPIPE, SIG_IGN);
-
-  Server::ExitCode exit_code = Server::kOk;
-  auto server = Server::Start(*options, &exit_code);
-  if (!server.ok()) return Refuse(exit_code, server.status());
-  const std::string line = (*server)->Announcement() + "\n";
-  if (!options->address_file.empty()) {
-    if (absl::Status status = WriteFileAtomically(options->address_file, line); !status.ok()) {
-      return Refuse(Server::kBadFlags, absl::InvalidArgumentError(FlagError("address_file", options->address_file,
-                                                                            std::string(status.message()))));
-    }
-  }
-  std::fputs(line.c_str(), stdout);
-  std::fflush(stdout);
-
-  const timespec second = {.tv_sec = 1, .tv_nsec = 0};
-  int signal_number;
-  while ((signal_number = sigtimedwait(&signals, nullptr, &second)) < 0) (*server)->CheckHealth();
-  LogInfo("going down", {{"signal", signal_number}});
-  // A second signal ends the process at once: what is durable stays so.
-  signal(SIGTERM, SIG_DFL);
-  signal(SIGINT, SIG_DFL);
-  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-  (*server)->Stop();
-  LogInfo("stopped");
-  return Server::kOk;
+  return Serve(*options);
 }
 
 }  // namespace

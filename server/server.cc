@@ -11,6 +11,7 @@
 #include "model/device.h"
 #include "model/runners.h"
 #include "model/tokenizer/tokenizer.h"
+#include "server/base/flag_sources.h"
 #include "server/base/log.h"
 #include "server/engine/torch_executor.h"
 #include "server/metrics/engine_metrics_adapter.h"
@@ -42,20 +43,21 @@ absl::StatusOr<Tokenizer> LoadTokenizer(const std::string& model_dir, const Stri
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, ExitCode* exit_code) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, ExitCode* exit_code,
+                                                      const ExecutorFactory& new_executor) {
   auto server = std::unique_ptr<Server>(new Server(options));
   const auto fail = [&](ExitCode code, const absl::Status& status) {
     *exit_code = code;
     return status;
   };
-  if (absl::Status status = server->StartModel(exit_code); !status.ok()) return status;
+  if (absl::Status status = server->StartModel(new_executor, exit_code); !status.ok()) return status;
   if (absl::Status status = server->StartStore(); !status.ok()) return fail(kStore, status);
   if (absl::Status status = server->StartPorts(); !status.ok()) return fail(kAddress, status);
   *exit_code = kOk;
   return server;
 }
 
-absl::Status Server::StartModel(ExitCode* exit_code) {
+absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* exit_code) {
   *exit_code = kBadFlags;
   RETURN_IF_ERROR(ParseDevice(options_.device).status());
 
@@ -73,12 +75,27 @@ absl::Status Server::StartModel(ExitCode* exit_code) {
   runner.device = options_.device;
   runner.dtype = options_.dtype;
   runner.deterministic = options_.deterministic;
-  runner.slots = options_.max_slots;
+  runner.slots = options_.max_slots > 0 ? options_.max_slots : kMostSlotsUnasked;
+  runner.fewer_slots = options_.max_slots == 0;
   runner.window_policy = options_.window_policy;
   std::string note;
-  ASSIGN_OR_RETURN(executor_, NewTorchExecutor(runner, &note));
+  auto executor = new_executor ? new_executor(runner, &note) : NewTorchExecutor(runner, &note);
+  if (absl::IsResourceExhausted(executor.status()) && options_.max_slots > 0) {
+    return absl::ResourceExhaustedError(
+        FlagError("max_slots", StrCat(options_.max_slots),
+                  StrCat(std::string(executor.status().message()), "; 0 takes as many as fit")));
+  }
+  ASSIGN_OR_RETURN(executor_, std::move(executor));
   if (!note.empty()) LogInfo("using the CPU", {{"reason", note}});
   info_ = executor_->info();
+  if (const SlotCapacity& capacity = info_.capacity; capacity.known()) {
+    LogInfo("slot capacity", {{"slots", info_.slots},
+                              {"fit", capacity.fits()},
+                              {"slot_bytes", capacity.slot_bytes},
+                              {"work_bytes", capacity.work_bytes},
+                              {"free_bytes", capacity.free_bytes},
+                              {"device_bytes", capacity.total_bytes}});
+  }
 
   context_.limits = options_.limits;
   context_.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
@@ -124,10 +141,7 @@ absl::Status Server::StartStore() {
                                      std::shared_ptr<const StateBuffer> state) {
     sessions_->SaveEvicted(key, position, std::move(state));
   };
-  engine_options.on_fault = [this](const absl::Status& status) {
-    LogError("the device failed; sessions are safe, this process can no longer generate", {{"status", status}});
-    faulted_ = true;  // CheckHealth tells the health service
-  };
+  engine_options.on_fault = [this](const absl::Status& status) { OnFault(status); };
   engine_metrics_ = NewEngineMetrics(&metrics_);
   engine_ = std::make_unique<Engine>(std::move(engine_options), std::move(executor_), engine_metrics_.get());
   engine_for_removals_ = engine_.get();
@@ -156,11 +170,15 @@ absl::Status Server::StartPorts() {
     HttpServer::Options http_options;
     http_options.address = options_.metrics_address;
     http_options.metrics = [this] { return metrics_.Text(); };
-    http_options.ready = [this] { return ready_.load(); };
+    http_options.ready = [this] {
+      absl::MutexLock lock(&health_mu_);
+      return ready_;
+    };
     ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(http_options)));
   }
-  ready_ = true;
-  grpc_->SetReady(true);
+  absl::MutexLock lock(&health_mu_);
+  health_ = grpc_.get();
+  SetReady(fault_.ok());
   return absl::OkStatus();
 }
 
@@ -181,13 +199,29 @@ std::string Server::Announcement() const {
 
 void Server::CheckHealth() {
   const absl::Status store = sessions_->Health();
-  const bool ready = store.ok() && !faulted_;
-  if (ready == ready_.load()) return;
-  if (!store.ok()) LogError("the store does not write", {{"status", store}});
+  absl::MutexLock lock(&health_mu_);
+  if (ready_ && !store.ok()) LogError("the store does not write", {{"status", store}});
+  SetReady(store.ok() && fault_.ok());
+}
+
+void Server::SetReady(bool ready) {
+  if (ready == ready_) return;
   LogInfo(ready ? "ready" : "not ready");
   ready_ = ready;
-  grpc_->SetReady(ready);
-  grpc_->SetLive(!faulted_);
+  if (health_ != nullptr) health_->SetReady(ready);
+}
+
+void Server::OnFault(const absl::Status& status) {
+  LogError("the device failed; sessions are safe, this process can no longer generate", {{"status", status}});
+  absl::MutexLock lock(&health_mu_);
+  fault_ = status;
+  SetReady(false);
+  if (health_ != nullptr) health_->SetLive(false);
+}
+
+absl::Status Server::fault() const {
+  absl::MutexLock lock(&health_mu_);
+  return fault_;
 }
 
 void Server::CollectMetrics() {
@@ -210,8 +244,13 @@ void Server::CollectMetrics() {
 void Server::Stop() {
   if (stopped_) return;
   stopped_ = true;
-  if (grpc_) grpc_->SetReady(false);
-  if (ready_.exchange(false)) absl::SleepFor(options_.drain_delay);  // a server that nobody was sent to need not wait
+  bool was_ready;
+  {
+    absl::MutexLock lock(&health_mu_);
+    was_ready = ready_;
+    SetReady(false);
+  }
+  if (was_ready) absl::SleepFor(options_.drain_delay);  // a server that nobody was sent to need not wait
   context_.draining = true;
   if (engine_) engine_->Drain();  // running streams end here, with their position
   if (sessions_) {
@@ -224,6 +263,10 @@ void Server::Stop() {
 
 Server::~Server() {
   if (grpc_) Stop();
+  {
+    absl::MutexLock lock(&health_mu_);
+    health_ = nullptr;
+  }
   grpc_.reset();
   http_.reset();
   // Tasks use the engine and the sessions; the sessions' writer may still schedule tasks, which a pool that has shut

@@ -41,7 +41,7 @@ std::vector<std::string> ServerOptions::Validate() const {
   if (dtype != "auto" && dtype != "float32" && dtype != "bfloat16") {
     errors.push_back(FlagError("dtype", dtype, "must be auto, float32 or bfloat16"));
   }
-  range("max_slots", max_slots, 1, 65536);
+  range("max_slots", max_slots, 0, 65536);
   range("max_queue", max_queue, 0, 1 << 20);
   range("ingest_tokens_per_step", ingest_tokens_per_step, 1, 1 << 20);
   range("worker_threads", worker_threads, 1, 1024);

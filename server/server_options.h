@@ -12,6 +12,9 @@
 
 namespace smt {
 
+// Of --max_slots=0: beyond it a step with all of them would keep each stream waiting for long.
+inline constexpr int32_t kMostSlotsUnasked = 1024;
+
 struct ServerOptions {
   std::string model_dir;
   std::string store_dir;
@@ -22,7 +25,7 @@ struct ServerOptions {
   std::string dtype = "auto";
   bool deterministic = true;
   std::optional<WindowPolicy> window_policy;  // over the model's
-  int32_t max_slots = 64;
+  int32_t max_slots = 64;                     // 0: as many as fit, kMostSlotsUnasked at most
   int32_t max_queue = 1024;
   int32_t ingest_tokens_per_step = 256;
   int32_t worker_threads = 16;
@@ -33,7 +36,7 @@ struct ServerOptions {
   absl::Duration max_connection_age = absl::InfiniteDuration();
   RequestLimits limits;
 
-  // Every violation: "--max_slots=0: must be 1 to 65536".
+  // Every violation: "--max_slots=-1: must be 0 to 65536".
   std::vector<std::string> Validate() const;
 };
 

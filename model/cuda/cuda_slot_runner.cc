@@ -40,23 +40,25 @@ class Stream {
 
 class CudaSlotRunner final : public SlotRunner {
  public:
-  CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options,
+  CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options, const SlotCapacity& capacity,
                  std::unique_ptr<CudaWeights> weights)
       : config_(config),
         layout_(config),
+        capacity_(capacity),
         index_(options.index),
         weights_(std::move(weights)),
         transformer_(config, weights_.get(), options.slots, stream_.get()),
         writer_(config, weights_.get(), stream_.get()),
         stride_((layout_.bytes() + 255) / 256 * 256),
         state_(static_cast<size_t>(options.slots) * stride_),
-        draws_(static_cast<size_t>(options.slots) * sizeof(cuda::Draw)),
+        asked_(static_cast<size_t>(options.slots) * (sizeof(cuda::Draw) + sizeof(int32_t))),
         drawn_(static_cast<size_t>(options.slots) * sizeof(int32_t)),
         slots_(static_cast<size_t>(options.slots)) {
     cudaDeviceProp properties;
     CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
-    numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
-                                options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/deterministic");
+    numerics_id_ =
+        absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
+                     options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/2/deterministic");
     // Where the sections of a slot begin, as its bytes on the host have them.
     std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
     const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());
@@ -90,14 +92,19 @@ class CudaSlotRunner final : public SlotRunner {
   int64_t slot_bytes() const override {
     return static_cast<int64_t>(stride_) + transformer_.cache_bytes_per_slot() + transformer_.output_bytes_per_slot();
   }
+  SlotCapacity capacity() const override { return capacity_; }
 
  private:
   struct Slot {
     int64_t position = 0;
     std::vector<int32_t> tokens;  // the last min(position, m)
-    int64_t cached = -1;          // the cache holds every window column up to this token; -1: nothing
+    int64_t cached = -1;          // the cache holds every window column up to this token; -1: not
+    bool memory_cached = false;   // it holds the memory columns, which change at a write alone
     int64_t output_at = -1;       // the position whose output is kept
-    void Forget() { cached = output_at = -1; }
+    void Forget() {
+      cached = output_at = -1;
+      memory_cached = false;
+    }
   };
 
   const Slot& At(int32_t slot) const;
@@ -114,6 +121,8 @@ class CudaSlotRunner final : public SlotRunner {
   void Observe();
   int64_t TokensInWindow(int64_t position) const;
   void Refresh(std::span<const int32_t> slots);
+  // Under `slide` the token columns move with every token: in the cache they do not outlive the step.
+  bool KeepsTokens() const { return config_.window_policy == WindowPolicy::kHop; }
   void AddRows(int32_t slot);
   void RunRows();
   void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
@@ -121,6 +130,7 @@ class CudaSlotRunner final : public SlotRunner {
 
   const StrideHybridConfig config_;
   const StateLayout layout_;
+  const SlotCapacity capacity_;
   const int index_;
   std::string numerics_id_;
   const Stream stream_;
@@ -128,7 +138,7 @@ class CudaSlotRunner final : public SlotRunner {
   TransformerPass transformer_;
   WritePass writer_;
   const size_t stride_;
-  const DeviceMemory state_, draws_, drawn_;
+  const DeviceMemory state_, asked_, drawn_;
   SlotMemory memory_;
   std::vector<Slot> slots_;
   std::function<void(const WriteEvent&)> observer_;
@@ -137,7 +147,9 @@ class CudaSlotRunner final : public SlotRunner {
   std::vector<Write> writes_;
   std::vector<int32_t> write_ids_;
   std::vector<Row> rows_;
+  std::vector<Group> groups_;
   std::vector<int32_t> wanted_, to_slots_;
+  std::vector<std::byte> host_asked_;
 };
 
 const CudaSlotRunner::Slot& CudaSlotRunner::At(int32_t slot) const {
@@ -296,24 +308,28 @@ void CudaSlotRunner::AddRows(int32_t index) {
   const auto n = static_cast<int32_t>(config_.n_ssm_outputs);
   const auto count = static_cast<int32_t>(TokensInWindow(slot.position));
   const auto missing = slot.cached < 0 ? count : static_cast<int32_t>(slot.position - slot.cached);
-  if (slot.cached < 0) {
+  const auto first = static_cast<int32_t>(rows_.size());
+  if (!slot.memory_cached) {
     for (int32_t i = 0; i < memory_valid; ++i) rows_.push_back({index, i, memory_valid, -1 - i});
   }
   const int32_t* window = slot.tokens.data() + slot.tokens.size() - static_cast<size_t>(count);
   for (int32_t j = count - missing; j < count; ++j) {
     rows_.push_back({index, n + j, memory_valid, window[j]});
   }
+  const auto added = static_cast<int32_t>(rows_.size()) - first;
+  groups_.push_back({index, first, added, memory_valid + count - added, memory_valid});
   wanted_.push_back(static_cast<int32_t>(rows_.size()) - 1);
   to_slots_.push_back(index);
-  // Under `slide` the columns move with every token: nothing of the cache outlives the step.
-  slot.cached = config_.window_policy == WindowPolicy::kHop ? slot.position : -1;
+  slot.memory_cached = true;
+  slot.cached = KeepsTokens() ? slot.position : -1;
   slot.output_at = slot.position;
 }
 
 void CudaSlotRunner::RunRows() {
   if (rows_.empty()) return;
-  transformer_.Run(rows_, wanted_, to_slots_, memory_);
+  transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_);
   rows_.clear();
+  groups_.clear();
   wanted_.clear();
   to_slots_.clear();
 }
@@ -333,9 +349,11 @@ void CudaSlotRunner::Refresh(std::span<const int32_t> slots) {
 
 void CudaSlotRunner::Head(std::span<const int32_t> slots, float* logits) {
   const auto vocab = static_cast<size_t>(config_.vocab_size);
+  CheckCuda(cudaMemcpyAsync(asked_.data(), slots.data(), slots.size_bytes(), cudaMemcpyHostToDevice, stream_.get()),
+            "uploading slots");
   for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
     const size_t count = std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows);
-    const float* from = transformer_.Head(slots.subspan(first, count));
+    const float* from = transformer_.Head(asked_.as<int32_t>() + first, static_cast<int>(count));
     CheckCuda(cudaMemcpyAsync(logits + first * vocab, from, count * vocab * sizeof(float), cudaMemcpyDeviceToHost,
                               stream_.get()),
               "fetching logits");
@@ -373,21 +391,24 @@ bool CudaSlotRunner::StepAndDraw(std::span<const int32_t> slots, std::span<const
   } else {
     Absorb(slots, ids);
   }
-  std::vector<cuda::Draw> how;
-  how.reserve(slots.size());
+  // Draws, then slots, in one copy.
+  const size_t draw_bytes = slots.size() * sizeof(cuda::Draw);
+  host_asked_.resize(draw_bytes + slots.size_bytes());
   for (size_t i = 0; i < slots.size(); ++i) {
     const SlotRunner::Draw& draw = draws[i];
-    how.push_back({draw.temperature, draw.top_p, draw.min_p, draw.top_k, draw.seed, At(slots[i]).position + 1});
+    const cuda::Draw how = {draw.temperature, draw.top_p, draw.min_p, draw.top_k, draw.seed, At(slots[i]).position + 1};
+    std::memcpy(host_asked_.data() + i * sizeof(how), &how, sizeof(how));
   }
-  CheckCuda(cudaMemcpyAsync(draws_.data(), how.data(), how.size() * sizeof(cuda::Draw), cudaMemcpyHostToDevice,
-                            stream_.get()),
-            "uploading draws");
+  std::memcpy(host_asked_.data() + draw_bytes, slots.data(), slots.size_bytes());
+  CheckCuda(
+      cudaMemcpyAsync(asked_.data(), host_asked_.data(), host_asked_.size(), cudaMemcpyHostToDevice, stream_.get()),
+      "uploading draws");
+  const auto* device_slots = reinterpret_cast<const int32_t*>(asked_.as<std::byte>() + draw_bytes);
   const auto vocab = static_cast<int>(config_.vocab_size);
   for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
-    const size_t count = std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows);
-    const float* logits = transformer_.Head(slots.subspan(first, count));
-    DrawIds(logits, vocab, draws_.as<cuda::Draw>() + first, static_cast<int>(count), vocab,
-            drawn_.as<int32_t>() + first, stream_.get());
+    const auto count = static_cast<int>(std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows));
+    const float* logits = transformer_.Head(device_slots + first, count);
+    DrawIds(logits, vocab, asked_.as<cuda::Draw>() + first, count, vocab, drawn_.as<int32_t>() + first, stream_.get());
   }
   CheckCuda(cudaMemcpyAsync(drawn, drawn_.data(), slots.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()),
             "fetching drawn ids");
@@ -401,22 +422,29 @@ void CudaSlotRunner::Logits(std::span<const int32_t> slots, float* logits) {
   Head(slots, logits);
 }
 
-// What the weights leave must hold the slots.
-absl::Status CheckMemory(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options) {
+// What the weights have left for slots, work area and driver, from the sizes that the passes allocate.
+SlotCapacity CountCapacity(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options) {
+  constexpr int64_t kDriver = 256 << 20;  // roundings, graphs, kernels that are loaded when they are first used
   const int64_t size = options.bfloat16 ? 2 : 4, w = config.window(), d = config.d_model;
-  const int64_t slot = static_cast<int64_t>(StateLayout(config).bytes()) + 256 +
-                       config.transformer.n_layer * 2 * w * d * size + Padded(d) * size;
-  const int64_t row = 2 * 4 * Padded(d) + size * (2 * Padded(d) + Padded(3 * d) + Padded(config.mlp_width()));
-  const int64_t work = TransformerPass::kMaxRows * row + TransformerPass::kMaxHeadRows * 4 * config.vocab_size;
+  const int64_t ld = Padded(d), ld_inner = Padded(config.d_inner());
+  const int64_t ld_parameters = Padded(config.dt_rank() + 2 * config.ssm.d_state);
+  const int64_t row =
+      sizeof(Row) + sizeof(Group) + 8 + 2 * 4 * ld + size * (2 * ld + Padded(3 * d) + Padded(config.mlp_width()));
+  const int64_t head = 4 * config.vocab_size + size * ld;
+  const int64_t write = sizeof(Write) + 4 * config.m_input_tokens +
+                        4 * (2 * w + 4 * ld + Padded(2 * config.d_inner()) + 3 * ld_inner + ld_parameters) +
+                        4 * std::max({ld, ld_inner, ld_parameters});
   size_t available = 0, total = 0;
   CheckCuda(cudaMemGetInfo(&available, &total), "asking for free device memory");
-  const int64_t fits = (static_cast<int64_t>(available) - work) / slot;
-  if (options.slots <= fits) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("slots is ", options.slots, ": at ", slot, " bytes each they need ",
-                                                   options.slots * slot / 1000000, " MB; the device has ",
-                                                   available / 1000000, " MB free of ", total / 1000000,
-                                                   " MB after the weights, and the work area takes ", work / 1000000,
-                                                   " MB; allowed: 1 to ", std::max<int64_t>(fits, 0)));
+  SlotCapacity capacity;
+  capacity.total_bytes = static_cast<int64_t>(total);
+  capacity.free_bytes = static_cast<int64_t>(available);
+  capacity.work_bytes =
+      kDriver + TransformerPass::kMaxRows * row + TransformerPass::kMaxHeadRows * head + WritePass::kMaxWrites * write;
+  capacity.slot_bytes = static_cast<int64_t>(StateLayout(config).bytes()) + 256 +
+                        (config.transformer.n_layer * 2 * w * d + 8) * size + ld * size + sizeof(Draw) +
+                        2 * sizeof(int32_t);
+  return capacity;
 }
 
 }  // namespace
@@ -436,8 +464,10 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaSlotRunner(const StrideHybrid
     cuda::CheckCuda(cudaSetDevice(options.index), "choosing the device");
     const cuda::Type type = options.bfloat16 ? cuda::Type::kBfloat16 : cuda::Type::kFloat32;
     ASSIGN_OR_RETURN(std::unique_ptr<cuda::CudaWeights> weights, cuda::CudaWeights::Load(config, source, type));
-    RETURN_IF_ERROR(cuda::CheckMemory(config, options));
-    return std::make_unique<cuda::CudaSlotRunner>(config, options, std::move(weights));
+    const SlotCapacity capacity = cuda::CountCapacity(config, options);
+    CudaSlotRunnerOptions chosen = options;
+    ASSIGN_OR_RETURN(chosen.slots, SlotsThatFit(capacity, options.slots, options.fewer_slots));
+    return std::make_unique<cuda::CudaSlotRunner>(config, chosen, capacity, std::move(weights));
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   }

@@ -16,9 +16,10 @@
 namespace smt {
 
 struct CudaSlotRunnerOptions {
-  int index = 0;          // of the device
-  int32_t slots = 16;     // sessions that can be resident; >= 1
-  bool bfloat16 = false;  // window weights, activations and cache; memory path stays float32
+  int index = 0;             // of the device
+  int32_t slots = 16;        // sessions that can be resident; >= 1
+  bool bfloat16 = false;     // window weights, activations and cache; memory path stays float32
+  bool fewer_slots = false;  // as many of `slots` as the device's free memory holds, not an error
 };
 
 // INVALID_ARGUMENT names the option, its value and what is allowed; RESOURCE_EXHAUSTED has the arithmetic of what does

@@ -36,7 +36,7 @@ absl::Status ApplyConfigText(std::string_view text, std::string_view origin, con
 // Applies variables "NAME=value" to the flags. Exposed for tests.
 absl::Status ApplyEnvironment(const std::vector<std::string>& environment, const FlagSourcesOptions& options = {});
 
-// "--max_slots=0: must be 1 to 65536". For checks of values after parsing.
+// "--max_slots=-1: must be 0 to 65536". For checks of values after parsing.
 std::string FlagError(std::string_view flag, std::string_view value, std::string_view allowed);
 
 }  // namespace smt

@@ -78,6 +78,8 @@ class Engine::Impl {
     return inbox_.Submit(std::move(request));
   }
 
+  absl::Status status() const { return inbox_.closed(); }
+
   void Cancel(RequestHandle handle, FinishReason reason) {
     inbox_.Push({.kind = Command::Kind::kCancel, .handle = handle, .reason = reason});
   }
@@ -124,6 +126,7 @@ Engine::Engine(Options options, std::unique_ptr<Executor> executor, EngineMetric
 Engine::~Engine() = default;
 const ExecutorInfo& Engine::info() const { return impl_->info(); }
 absl::StatusOr<RequestHandle> Engine::Submit(EngineRequest request) { return impl_->Submit(std::move(request)); }
+absl::Status Engine::status() const { return impl_->status(); }
 void Engine::Cancel(RequestHandle handle, FinishReason reason) { impl_->Cancel(handle, reason); }
 void Engine::Discard(std::string_view session_key) { impl_->Discard(session_key); }
 void Engine::Wake(RequestHandle handle) { impl_->Wake(handle); }

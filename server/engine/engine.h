@@ -116,7 +116,8 @@ class Engine {
     // An idle session left its slot. Delivery thread. `position` <= the session's head.
     std::function<void(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer>)>
         on_evicted = nullptr;
-    // The executor failed; every request has been ended with kError. Delivery thread, once.
+    // The executor failed: no request is taken any more, and each that there is will be told so after this. Nothing of
+    // the step that failed comes out, neither ids nor states. Delivery thread, once.
     std::function<void(const absl::Status&)> on_fault = nullptr;
     // Bytes of each id, for stop strings: index = id. Must outlive the engine.
     const std::vector<std::string>* token_bytes = nullptr;
@@ -133,6 +134,8 @@ class Engine {
   // All thread-safe.
   // UNAVAILABLE when the queue is full or the engine drains or has failed; then no sink method is called.
   absl::StatusOr<RequestHandle> Submit(EngineRequest request);
+  // OK while requests are taken, else what Submit answers: that the engine drains or has failed.
+  absl::Status status() const;
   // Ends the request at the next token boundary with `reason`. Unknown or finished handles are ignored.
   void Cancel(RequestHandle handle, FinishReason reason = FinishReason::kCancelled);
   // Forgets a session's resident state without saving it (deleted or rolled back).

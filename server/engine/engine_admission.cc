@@ -98,11 +98,7 @@ void EngineLoop::Restored(Request* request, absl::StatusOr<RestoredState> restor
   if (restored->state != nullptr) {
     const Ticket ticket = executor_.Load(request->slot, restored->state->span());
     transfers_.push_back({.kind = Transfer::Kind::kLoad, .ticket = ticket, .buffer = restored->state, .begun = now_});
-    if (executor_.position(request->slot) != restored->position) {
-      const std::string message = absl::StrCat("the restored state is at position ", executor_.position(request->slot),
-                                               " by its own account, at ", restored->position, " by its owner's");
-      return End(request, FinishReason::kError, absl::DataLossError(message));
-    }
+    if (executor_.position(request->slot) != restored->position) return EndMisloaded(request, restored->position);
   } else {
     executor_.Reset(request->slot);
   }
@@ -110,6 +106,18 @@ void EngineLoop::Restored(Request* request, absl::StatusOr<RestoredState> restor
   request->recomputed_tokens = static_cast<int64_t>(restored->tail.size());
   request->restore_job = nullptr;
   Begin(request, std::move(restored->tail));
+}
+
+// The state loaded last is not what its owner takes it for, or the executor refused it, or has failed.
+void EngineLoop::EndMisloaded(Request* request, int64_t expected_position) {
+  const absl::Status loaded = Poll(transfers_.back().ticket, true, nullptr).status();
+  if (!loaded.ok() && !absl::IsInvalidArgument(loaded)) return NoteFault(loaded);
+  transfers_.pop_back();
+  const std::string message =
+      loaded.ok() ? absl::StrCat("the restored state is at position ", executor_.position(request->slot),
+                                 " by its own account, at ", expected_position, " by its owner's")
+                  : absl::StrCat("the restored state is none: ", std::string(loaded.message()));
+  End(request, FinishReason::kError, absl::DataLossError(message));
 }
 
 void EngineLoop::Begin(Request* request, std::vector<int32_t> before) {
@@ -142,7 +150,7 @@ std::shared_ptr<StateBuffer> EngineLoop::Save(int32_t slot, Transfer transfer) {
 
 void EngineLoop::PollTransfers(bool wait) {
   for (auto it = transfers_.begin(); it != transfers_.end();) {
-    const absl::StatusOr<bool> done = executor_.Poll(it->ticket, wait, nullptr);
+    const absl::StatusOr<bool> done = Poll(it->ticket, wait, nullptr);
     if (!done.ok()) return NoteFault(done.status());
     if (!*done) return;  // in order, so the later ones are not done either
     wait = false;
@@ -158,7 +166,7 @@ void EngineLoop::AwaitSnapshots(const Request& request) {
       ++it;
       continue;
     }
-    const absl::StatusOr<bool> done = executor_.Poll(it->ticket, true, nullptr);
+    const absl::StatusOr<bool> done = Poll(it->ticket, true, nullptr);
     if (!done.ok()) return NoteFault(done.status());
     Complete(*it);
     it = transfers_.erase(it);

@@ -1,6 +1,7 @@
 #include "server/engine/engine_loop.h"
 
 #include <algorithm>
+#include <exception>
 
 #include "absl/strings/str_cat.h"
 #include "server/base/status_details.h"
@@ -85,7 +86,8 @@ void EngineLoop::Handle(Command& command) {
       return;
     }
     case Command::Kind::kRestored:
-      if (request != nullptr && request->phase == Request::Phase::kRestoring) {
+      // After a fault it ends with the others.
+      if (request != nullptr && request->phase == Request::Phase::kRestoring && fault_.ok()) {
         Restored(request, std::move(command.restored));
       }
       return;
@@ -189,6 +191,22 @@ void EngineLoop::Release(Request* request) {
   requests_.erase(request->handle);
 }
 
+absl::StatusOr<Ticket> EngineLoop::Submit(std::span<const PlanItem> plan) {
+  try {
+    return executor_.Submit(plan);
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+absl::StatusOr<bool> EngineLoop::Poll(Ticket ticket, bool wait, StepResult* result) {
+  try {
+    return executor_.Poll(ticket, wait, result);
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
 void EngineLoop::NoteFault(const absl::Status& status) {
   if (!fault_.ok()) return;
   fault_ = WithDetails(absl::UnavailableError(absl::StrCat("the device failed: ", status.ToString())),
@@ -196,12 +214,12 @@ void EngineLoop::NoteFault(const absl::Status& status) {
 }
 
 // Nothing is asked of the executor any more. Requests with work in flight stay in memory, since it may still read
-// their ids.
+// their ids. The owner hears of it first, so that whoever is told can see that this server no longer serves.
 void EngineLoop::HandleFault() {
   inbox_.Close(fault_);
+  delivery_.AddRare(Event::Kind::kFault, nullptr).fault = fault_;
   EndAll(FinishReason::kError, fault_);
   faulted_ = true;
-  delivery_.AddRare(Event::Kind::kFault, nullptr).fault = fault_;
 }
 
 void EngineLoop::PublishStats() {

@@ -79,6 +79,9 @@ class EngineLoop {
   void Finish(Request* request, FinishReason reason, const absl::Status& status, int32_t stop_token = -1,
               int32_t stop_string = -1);
   void Release(Request* request);
+  // The executor's answers. One that throws has failed like one that says so.
+  absl::StatusOr<Ticket> Submit(std::span<const PlanItem> plan);
+  absl::StatusOr<bool> Poll(Ticket ticket, bool wait, StepResult* result);
   void NoteFault(const absl::Status& status);
   void HandleFault();
   void PublishStats();
@@ -89,6 +92,7 @@ class EngineLoop {
   int32_t TakeSlot(Request* request);
   void Evict(int32_t slot);
   void Restored(Request* request, absl::StatusOr<RestoredState> restored);
+  void EndMisloaded(Request* request, int64_t expected_position);
   absl::Status CheckRestored(const Request& request, const RestoredState& restored) const;
   void Begin(Request* request, std::vector<int32_t> before);
   std::shared_ptr<StateBuffer> Save(int32_t slot, Transfer transfer);

@@ -53,7 +53,7 @@ bool EngineLoop::SubmitStep() {
     return false;
   }
   step->submitted = absl::Now();
-  const absl::StatusOr<Ticket> ticket = executor_.Submit(step->plan);
+  const absl::StatusOr<Ticket> ticket = Submit(step->plan);
   if (!ticket.ok()) {
     NoteFault(ticket.status());
     return true;
@@ -123,7 +123,7 @@ void EngineLoop::PlanIngestion(int64_t budget, Step* step) {
 void EngineLoop::FinishOldestStep() {
   std::unique_ptr<Step> step = std::move(steps_.front());
   absl::StatusOr<bool> done = false;
-  while (done.ok() && !*done) done = executor_.Poll(step->ticket, true, &result_);
+  while (done.ok() && !*done) done = Poll(step->ticket, true, &result_);
   now_ = absl::Now();
   if (done.ok() && result_.items.size() != step->plan.size()) {
     done = absl::InternalError("the executor gave a different number of results than items");

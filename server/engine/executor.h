@@ -6,6 +6,8 @@
 //
 // Order: operations take effect in the order they were issued. Submit may return before the work is done; results come
 // by Poll, in any order of tickets. A Save issued after a Submit sees that step's state.
+// Faults: after one the executor and its slots are dead. It is told by Submit and Poll (INTERNAL); the other methods do
+// not throw, theirs is told with their ticket or the next one.
 // Threads: one thread calls; the object may use threads of its own.
 #pragma once
 
@@ -19,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/sampling/sampling_params.h"
+#include "model/slot_capacity.h"
 
 namespace smt {
 
@@ -67,6 +70,7 @@ struct ExecutorInfo {
   int32_t max_in_flight = 1;  // Submits that may be outstanding
   int64_t state_bytes = 0;    // of a Load / Save buffer (model/state_layout.h)
   int64_t slot_bytes = 0;     // device memory a slot costs, derived state included
+  SlotCapacity capacity;      // what `slots` were chosen from, where that is known
   int32_t vocab_size = 0;
   int32_t stride = 0;
   int32_t input_tokens = 0;  // m
@@ -81,8 +85,9 @@ class Executor {
 
   virtual int64_t position(int32_t slot) const = 0;  // ids absorbed, all issued work counted
   virtual void Reset(int32_t slot) = 0;
-  virtual Ticket Load(int32_t slot,
-                      std::span<const std::byte> state) = 0;  // buffers stay valid until the ticket is done
+  // INVALID_ARGUMENT with the ticket, the slot being as before, where it is no state. Buffers stay valid until the
+  // ticket is done.
+  virtual Ticket Load(int32_t slot, std::span<const std::byte> state) = 0;
   virtual Ticket Save(int32_t slot, std::span<std::byte> state) = 0;
   virtual Ticket Copy(int32_t from, int32_t to) = 0;
 
@@ -91,7 +96,7 @@ class Executor {
   virtual void BindSampling(int32_t slot, std::shared_ptr<const SamplingParams> params, std::span<const int32_t> prior,
                             std::span<const int32_t> generated) = 0;
 
-  // At most one item a slot. INTERNAL after a device fault: the executor is then dead, and so are its slots.
+  // At most one item a slot.
   virtual absl::StatusOr<Ticket> Submit(std::span<const PlanItem> plan) = 0;
   // True when the ticket is done (then it is forgotten); `wait` blocks until it is. `result` may be null for Load,
   // Save and Copy tickets.

@@ -43,6 +43,11 @@ void Inbox::Close(absl::Status why) {
   if (closed_.ok()) closed_ = std::move(why);
 }
 
+absl::Status Inbox::closed() const {
+  PlainLock lock(mu_);
+  return closed_;
+}
+
 void Inbox::TakeAll(std::vector<Command>* commands) {
   commands->clear();
   if (!filled_.load(std::memory_order_acquire)) return;

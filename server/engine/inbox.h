@@ -38,6 +38,8 @@ class Inbox {
   void Push(Command command) ABSL_LOCKS_EXCLUDED(mu_);
   // Submit answers `why` from now on; the first call's reason stays.
   void Close(absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
+  // What Close was given; OK before.
+  absl::Status closed() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // Engine thread: swaps out all commands.
   void TakeAll(std::vector<Command>* commands) ABSL_LOCKS_EXCLUDED(mu_);
@@ -56,7 +58,7 @@ class Inbox {
   const int32_t max_queue_;
   std::atomic<int64_t> waiting_{0};
   std::atomic<bool> filled_{false};  // saves TakeAll the lock
-  PlainMutex mu_;
+  mutable PlainMutex mu_;
   PlainCondition arrived_;
   std::vector<Command> commands_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> keys_ ABSL_GUARDED_BY(mu_);  // sessions with a request

@@ -39,6 +39,7 @@ class TorchExecutor final : public Executor {
              .max_in_flight = 1,
              .state_bytes = static_cast<int64_t>(runner_->layout().bytes()),
              .slot_bytes = runner_->slot_bytes(),
+             .capacity = runner_->capacity(),
              .vocab_size = static_cast<int32_t>(config.vocab_size),
              .stride = static_cast<int32_t>(config.stride),
              .input_tokens = static_cast<int32_t>(config.m_input_tokens)};
@@ -112,7 +113,7 @@ absl::Status TorchExecutor::CheckSlot(int32_t slot) const {
 }
 
 absl::Status TorchExecutor::Die(const char* what) {
-  dead_ = absl::InternalError(absl::StrCat("the device failed: ", what));
+  dead_ = absl::InternalError(what);
   return dead_;
 }
 

@@ -20,8 +20,9 @@ namespace smt {
 
 // Loads the model of `options` and makes its runner. `options.device` may be "auto" (cuda where the plugin and a device
 // are found, else cpu) and `options.dtype` "auto" (float32). `note`, if not null, gets why "auto" fell back to the
-// CPU, or stays empty. INVALID_ARGUMENT names the option, its value and what is allowed, so also for more slots than
-// the machine has memory for; UNAVAILABLE says what is missing for a device that was asked for.
+// CPU, or stays empty. With `options.fewer_slots` as many of the slots as the device's memory holds, else they all.
+// INVALID_ARGUMENT names the option, its value and what is allowed; RESOURCE_EXHAUSTED has the arithmetic of slots that
+// do not fit; UNAVAILABLE says what is missing for a device that was asked for.
 absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& options, std::string* note = nullptr);
 
 // Over a runner that exists already. `device` and `dtype` are reported in info().

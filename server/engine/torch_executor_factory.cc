@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "model/device.h"
@@ -7,19 +5,6 @@
 #include "server/engine/torch_executor.h"
 
 namespace smt {
-namespace {
-
-// The slots of this model must fit into the machine's memory; the rest of the program needs some too.
-absl::Status CheckMemory(int32_t slots, int64_t slot_bytes) {
-  const int64_t memory = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-  const int64_t fits = memory / 10 * 9 / slot_bytes;
-  if (slots <= fits) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("slots is ", slots, ": at ", slot_bytes, " bytes each they need ",
-                                                 slots * slot_bytes / 1000000, " MB and the machine has ",
-                                                 memory / 1000000, " MB; allowed: 1 to ", fits));
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& options, std::string* note) {
   if (note != nullptr) note->clear();
@@ -33,14 +18,27 @@ absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& 
         absl::StrCat("dtype is \"", resolved.dtype, "\"; allowed: auto, float32, bfloat16"));
   }
   ASSIGN_OR_RETURN(const StrideHybridConfig config, StrideHybridConfig::Load(options.model_dir));
-  RETURN_IF_ERROR(CheckMemory(options.slots, static_cast<int64_t>(StateLayout(config).bytes())));
   ASSIGN_OR_RETURN(const Device device, ResolveServingDevice(options.device));
   if (note != nullptr) *note = device.note;
   resolved.device = device.name;
-  if (device.kernels) resolved.impl = RunnerOptions::Impl::kCudaKernels;
+  if (device.kernels) {
+    resolved.impl = RunnerOptions::Impl::kCudaKernels;
+  } else if (device.name == "cpu") {
+    // Before anything is loaded: the states alone must fit.
+    const SlotCapacity states = MachineCapacity(static_cast<int64_t>(StateLayout(config).bytes()));
+    ASSIGN_OR_RETURN(resolved.slots, SlotsThatFit(states, options.slots, options.fewer_slots));
+  } else if (options.fewer_slots) {
+    return absl::InvalidArgumentError(
+        "slots must be a number for LibTorch's operators on a GPU: only our own kernels (libsmt_cuda.so) know how many "
+        "fit");
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<SlotRunner> runner, NewSlotRunner(resolved));
   if (device.name == "cpu") {
-    RETURN_IF_ERROR(CheckMemory(options.slots, runner->slot_bytes()));
+    ASSIGN_OR_RETURN(resolved.slots, SlotsThatFit(runner->capacity(), runner->slots(), options.fewer_slots));
+    if (resolved.slots < runner->slots()) {
+      runner = nullptr;
+      ASSIGN_OR_RETURN(runner, NewSlotRunner(resolved));
+    }
   }
   return NewTorchExecutor(std::move(runner), device.description, resolved.dtype);
 }

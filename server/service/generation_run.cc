@@ -70,10 +70,16 @@ void GenerationRun::SetHandle(RequestHandle handle) {
   if (cancel) context_->engine->Cancel(handle);
 }
 
-void GenerationRun::Abandon(const absl::Status& status) {
-  if (!turn_) return End(std::nullopt, status);
-  turn_->Finish(RequestState::kInterrupted, "",
-                [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
+absl::Status GenerationRun::Abandon(const absl::Status& refusal) {
+  const absl::Status status =
+      BrokenOffStatus({.reason = FinishReason::kError, .status = refusal, .position = log_position()});
+  if (turn_) {
+    turn_->Finish(RequestState::kInterrupted, "",
+                  [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
+  } else {
+    End(std::nullopt, status);
+  }
+  return status;
 }
 
 v1::GenerationStarted GenerationRun::started() const { return started_; }
@@ -267,9 +273,13 @@ absl::Status GenerationRun::BrokenOffStatus(const FinishInfo& info) const {
       details.reason = "DEADLINE_EXCEEDED";
       return WithDetails(absl::DeadlineExceededError(StrCat("the call's deadline passed", where)), details);
     default: {
-      if (details.reason.empty() && absl::IsUnavailable(info.status)) details.reason = "DEVICE_FAULT";
+      std::string advice;
+      if (details.reason == "DEVICE_FAULT") {
+        advice = turn_ ? "; go on from there once the server has restarted"
+                       : "; send the request again once the server has restarted";
+      }
       const absl::Status status = info.status.ok() ? absl::InternalError("the engine gave no reason") : info.status;
-      return WithDetails(absl::Status(status.code(), StrCat(std::string(status.message()), where)), details);
+      return WithDetails(absl::Status(status.code(), StrCat(std::string(status.message()), where, advice)), details);
     }
   }
 }

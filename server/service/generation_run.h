@@ -49,8 +49,8 @@ class GenerationRun final : public GenerationSink,
 
   // After Engine::Submit. Cancels at once if the reader vanished meanwhile.
   void SetHandle(RequestHandle handle) ABSL_LOCKS_EXCLUDED(mu_);
-  // Submit refused: the turn is recorded as interrupted.
-  void Abandon(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Submit refused: the turn is recorded as interrupted. Gives `status` with where the session stands.
+  absl::Status Abandon(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   Turn* turn() const { return turn_.get(); }
   const std::vector<int32_t>& prompt() const { return prompt_; }

@@ -287,8 +287,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   if (handle.ok()) {
     run->SetHandle(*handle);
   } else {
-    run->Abandon(handle.status());
-    return handle.status();
+    return run->Abandon(handle.status());
   }
   return run;
 }
@@ -296,7 +295,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
 }  // namespace
 
 absl::Status CheckServing(const ServiceContext& context) {
-  if (!context.draining.load(std::memory_order_relaxed)) return absl::OkStatus();
+  if (!context.draining.load(std::memory_order_relaxed)) return context.engine->status();
   return WithDetails(absl::UnavailableError("the server is going down; try again, on another one if there is one"),
                      {.reason = "DRAINING", .retry_delay = absl::Seconds(1)});
 }

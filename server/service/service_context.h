@@ -33,7 +33,7 @@ struct ServiceContext {
   GenerationRegistry registry;
 };
 
-// UNAVAILABLE with RetryInfo while the server drains.
+// UNAVAILABLE with RetryInfo while the server drains or after its device failed.
 absl::Status CheckServing(const ServiceContext& context);
 
 }  // namespace smt

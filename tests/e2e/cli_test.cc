@@ -1,10 +1,13 @@
 // The programs as a person uses them: `smt` against a real server, and a server that cannot start.
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -188,6 +191,40 @@ TEST(ServerStartTest, AStoreLockedByAnotherServerIsNamed) {
   ASSERT_TRUE(first.Start().ok());
   ServerProcess second({.store_dir = first.store_dir()});
   EXPECT_THAT(WhyNot(second), HasSubstr(first.store_dir()));
+}
+
+// The fields of a line of the server's log; null where there is none.
+nlohmann::json LogLine(const ServerProcess& server, std::string_view message) {
+  for (const auto line : absl::StrSplit(server.Stderr(), '\n', absl::SkipEmpty())) {
+    nlohmann::json fields = nlohmann::json::parse(std::string(line), nullptr, false);
+    if (fields.is_object() && fields.value("msg", "") == message) return fields;
+  }
+  return nullptr;
+}
+
+TEST(ServerStartTest, TheLogSaysHowManySlotsFitAndWhy) {
+  for (const auto& [flag, slots] : {std::pair("--max_slots=3", 3), std::pair("--max_slots=0", 1024)}) {
+    ServerProcess server({.flags = {flag}});
+    ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+    const nlohmann::json line = LogLine(server, "slot capacity");
+    ASSERT_TRUE(line.is_object()) << server.Stderr();
+    const int64_t fit = line["fit"], slot = line["slot_bytes"], work = line["work_bytes"], free = line["free_bytes"];
+    EXPECT_EQ(line["slots"], std::min<int64_t>(slots, fit));
+    EXPECT_LE(work + fit * slot, free);
+    EXPECT_GT(work + (fit + 1) * slot, free);
+    EXPECT_LE(free, line["device_bytes"].get<int64_t>());
+    v1::Model model;
+    ASSERT_TRUE(server.NewClient()->GetModel(&model).ok());
+    EXPECT_EQ(model.runtime().slots(), line["slots"]);
+    EXPECT_EQ(model.runtime().slot_bytes(), slot);
+  }
+}
+
+TEST(ServerStartTest, MaxSlotsOutOfRangeIsNamed) {
+  for (const char* flag : {"--max_slots=-1", "--max_slots=65537"}) {
+    ServerProcess server({.flags = {flag}});
+    EXPECT_THAT(WhyNot(server), HasSubstr(absl::StrCat(flag, ": must be 0 to 65536")));
+  }
 }
 
 TEST(ServerStartTest, AModelFolderThatMissesAFileIsNamed) {

@@ -18,7 +18,7 @@ ServerProcess::ServerProcess(Options options) : options_(std::move(options)) {
 absl::Status ServerProcess::Start(absl::Duration timeout) {
   const std::string address_file = dir_.file(absl::StrCat("address.", ++starts_));
   Process::Options process;
-  process.argv = {BinDir() + "/smt_server",
+  process.argv = {BinDir() + "/" + options_.program,
                   "--model_dir=" + options_.model_dir,
                   "--store_dir=" + options_.store_dir,
                   "--listen_address=127.0.0.1:0",
@@ -81,6 +81,13 @@ Outcome Generate(client::Client& client, const v1::GenerationSpec& spec, int64_t
     return stop_after < 0 || static_cast<int64_t>(outcome.ids.size()) < stop_after;
   });
   return outcome;
+}
+
+int64_t PositionOf(const client::Error& error) {
+  for (const auto& [key, value] : error.metadata) {
+    if (key == "position") return std::stoll(value);
+  }
+  return -1;
 }
 
 v1::GenerationSpec Spec(const std::string& session, const std::string& prompt, int64_t max_tokens, int64_t seed) {

@@ -16,6 +16,7 @@ namespace smt::testing {
 class ServerProcess {
  public:
   struct Options {
+    std::string program = "smt_server";
     std::string model_dir = "models/books-6m";
     std::string store_dir;           // default: inside the object's own temporary directory
     std::vector<std::string> flags;  // more of them
@@ -60,6 +61,8 @@ struct Outcome {
 };
 // Runs the request to its end; stops reading (and cancels the call) after `stop_after` ids.
 Outcome Generate(client::Client& client, const v1::GenerationSpec& spec, int64_t stop_after = -1);
+// Where an error says that the session stands; -1 where it does not.
+int64_t PositionOf(const client::Error& error);
 // A seeded request on a session.
 v1::GenerationSpec Spec(const std::string& session, const std::string& prompt, int64_t max_tokens, int64_t seed = 7);
 

@@ -101,16 +101,49 @@ TEST(SessionRestartTest, EndsRunningStreamsWithTheirPositionOnSigterm) {
   ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << server.Stderr();
   EXPECT_EQ(*exit_code, 0);
   EXPECT_EQ(error.code, grpc::StatusCode::UNAVAILABLE) << error.message;
-  int64_t reported = -1;
-  for (const auto& [key, value] : error.metadata) {
-    if (key == "position") reported = std::stoll(value);
-  }
+  const int64_t reported = PositionOf(error);
   EXPECT_GE(reported, last);
 
   ASSERT_TRUE(server.Start().ok()) << server.Stderr();
   v1::Session session;
   ASSERT_TRUE(server.NewClient()->GetSession("sessions/story", &session).ok());
   EXPECT_EQ(session.position(), reported);
+}
+
+TEST(SessionRestartTest, ADeviceFaultEndsTheProcessWithItsStatusAndTheNextServerGoesOnExactly) {
+  const auto want = Undisturbed(90);
+  // The first turn takes 91 steps at most, so the fault comes in the second.
+  ServerProcess faulty({.program = "smt_faulty_server", .flags = {"--drain_delay=60s", "--fail_after_steps=120"}});
+  ASSERT_TRUE(faulty.Start().ok()) << faulty.Stderr();
+  auto client = faulty.NewClient();
+  const Outcome first = Generate(*client, Spec("story", kOpening, 90));
+  ASSERT_TRUE(first.error.ok()) << first.error.message;
+  EXPECT_THAT(first.ids, ElementsAreArray(want[0]));
+  const Outcome broken = Generate(*client, Spec("story", kSecond, 90));
+  EXPECT_EQ(broken.error.code, grpc::StatusCode::UNAVAILABLE) << broken.error.message;
+  EXPECT_EQ(broken.error.reason, "DEVICE_FAULT");
+  const int64_t position = PositionOf(broken.error);
+  EXPECT_GE(position, broken.last_position);
+  const auto exit_code = faulty.WaitForExit(absl::Seconds(10));
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << faulty.Stderr();
+  EXPECT_EQ(*exit_code, 6) << faulty.Stderr();
+  EXPECT_THAT(faulty.Stderr(), HasSubstr("\"msg\":\"the device failed"));
+  EXPECT_THAT(faulty.Stderr(), HasSubstr("\"msg\":\"stopped\""));
+
+  ServerProcess next({.store_dir = faulty.store_dir()});
+  ASSERT_TRUE(next.Start().ok()) << next.Stderr();
+  client = next.NewClient();
+  v1::Session session;
+  ASSERT_TRUE(client->GetSession("sessions/story", &session).ok());
+  EXPECT_EQ(session.position(), position);
+  const int64_t done = position - broken.started.start_position() - broken.started.prompt_tokens();
+  ASSERT_GE(done, static_cast<int64_t>(broken.ids.size()));
+  ASSERT_LT(done, 90);
+  const Outcome rest = Generate(*client, Spec("story", "", 90 - done));
+  ASSERT_TRUE(rest.error.ok()) << rest.error.message;
+  EXPECT_THAT(rest.ids, ElementsAreArray(want[1].begin() + done, want[1].end()));
+  const Outcome third = Generate(*client, Spec("story", kThird, 90));
+  EXPECT_THAT(third.ids, ElementsAreArray(want[2]));
 }
 
 TEST(SessionRestartTest, SessionsThatDoNotFitIntoSlotsAreParkedAndComeBackUnchanged) {

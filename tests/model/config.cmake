@@ -1,6 +1,7 @@
 set(config_tests ${CMAKE_SOURCE_DIR}/tests/model)
 smt_test(smt_config_test
   SRCS ${config_tests}/config_test.cc ${config_tests}/training_config_test.cc ${config_tests}/cost_model_test.cc
+       ${config_tests}/slot_capacity_test.cc
   DEPS smt_config smt_testing LABELS model)
 
 smt_test(smt_import_test

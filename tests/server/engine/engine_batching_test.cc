@@ -104,7 +104,7 @@ TEST_P(EngineBatchingTest, PromptsShareTheBudgetInWholeStrides) {
   std::vector<std::shared_ptr<RecordingSink>> sinks;
   auto warm_up = NewSink();
   Submit(Make({1}, 1, warm_up));  // so that the three come into one iteration
-  ASSERT_TRUE(control_->AwaitBatches(1));
+  ASSERT_TRUE(control_->AwaitHeld());
   for (int i = 0; i < 3; ++i) {
     sinks.push_back(NewSink());
     Submit(Make(Numbers(40), 0, sinks.back()));
@@ -122,7 +122,7 @@ TEST_P(EngineBatchingTest, WhereTheBudgetDoesNotReachPromptsTakeTurns) {
   control_->Hold();
   auto warm_up = NewSink();
   Submit(Make({1}, 1, warm_up));
-  ASSERT_TRUE(control_->AwaitBatches(1));
+  ASSERT_TRUE(control_->AwaitHeld());
   std::vector<std::shared_ptr<RecordingSink>> sinks;
   for (int i = 0; i < 6; ++i) {
     sinks.push_back(NewSink());

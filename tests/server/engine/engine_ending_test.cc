@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "server/base/status_details.h"
 #include "tests/server/engine/engine_fixture.h"
 
 namespace smt {
@@ -9,6 +10,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 class EngineEndingTest : public EngineFixture {
@@ -106,7 +108,8 @@ TEST_P(EngineEndingTest, APastDeadlineEndsTheRequestBeforeItRuns) {
 }
 
 TEST_P(EngineEndingTest, AFaultEndsEveryRequestAndRefusesLaterOnes) {
-  for (const bool at_submit : {true, false}) {
+  for (const auto& [at_submit, by_throwing] :
+       {std::pair(true, false), std::pair(true, true), std::pair(false, false), std::pair(false, true)}) {
     control_ = std::make_shared<FakeControl>();
     {
       PlainLock lock(mu_);
@@ -123,14 +126,27 @@ TEST_P(EngineEndingTest, AFaultEndsEveryRequestAndRefusesLaterOnes) {
     Submit(Make({1}, 1000000, other));
     ASSERT_TRUE(generating->AwaitTokens(10));
     Submit(Make({1}, 5, waiting));
-    at_submit ? control_->FailNextSubmit() : control_->FailNextPoll();
+    EXPECT_TRUE(engine_->status().ok());
+    at_submit ? control_->FailNextSubmit(by_throwing) : control_->FailNextPoll(by_throwing);
     for (const auto& sink : {generating, restoring, other, waiting}) {
       const FinishInfo info = sink->Await();
       EXPECT_EQ(info.reason, FinishReason::kError);
       EXPECT_EQ(info.status.code(), absl::StatusCode::kUnavailable);
       EXPECT_THAT(std::string(info.status.message()), HasSubstr("injected fault"));
+      EXPECT_EQ(GetDetails(info.status).reason, "DEVICE_FAULT");
+      EXPECT_THAT(faults(), SizeIs(1)) << "the owner hears of it first";
     }
     EXPECT_EQ(generating->Await().position, 1 + static_cast<int64_t>(generating->ids().size()));
+    EXPECT_EQ(restoring->Await().position, 2);
+    // What was saved is a state of ids that were announced, so nothing of the step that failed.
+    std::vector<int32_t> log = generating->ids();
+    log.insert(log.begin(), 1);
+    EXPECT_THAT(generating->snapshots(), Not(IsEmpty()));
+    for (const auto& [position, state] : generating->snapshots()) {
+      ASSERT_LE(position, generating->Await().position);
+      EXPECT_EQ(StateIn(*state).hash, FakeState::HashOf(std::span(log).first(static_cast<size_t>(position))));
+    }
+    EXPECT_EQ(engine_->status().code(), absl::StatusCode::kUnavailable);
     const absl::Status refused = engine_->Submit(Make({1}, 5, NewSink())).status();
     EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
     EXPECT_THAT(std::string(refused.message()), HasSubstr("injected fault"));
@@ -139,6 +155,36 @@ TEST_P(EngineEndingTest, AFaultEndsEveryRequestAndRefusesLaterOnes) {
     EXPECT_THAT(faults(), SizeIs(1));
     EXPECT_THAT(evictions(), IsEmpty());
   }
+}
+
+TEST_P(EngineEndingTest, AFaultWhileAStateIsLoadedBlamesTheDeviceAndNotTheSession) {
+  Start({.slots = 2});
+  FakeSession session{.key = "a", .log = {1, 2, 3}};
+  session.snapshots[3] = BufferOf(FakeState::Of(session.log));
+  auto loading = NewSink(), other = NewSink();
+  Submit(Make({1}, 1000000, other));
+  ASSERT_TRUE(other->AwaitTokens(1));
+  control_->FailNextLoad(absl::InternalError("injected fault at a load"));
+  Submit(Turn(&session, {4}, 5, loading));
+  for (const auto& sink : {loading, other}) {
+    EXPECT_EQ(sink->Await().status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(sink->Await().status.message()), HasSubstr("injected fault"));
+  }
+  EXPECT_EQ(loading->Await().position, 4);
+  EXPECT_THAT(faults(), SizeIs(1));
+}
+
+TEST_P(EngineEndingTest, AStateThatTheExecutorRefusesEndsItsRequestAlone) {
+  Start({.slots = 2});
+  FakeSession refused{.key = "a", .log = {1, 2, 3}}, other{.key = "b"};
+  refused.snapshots[3] = BufferOf(FakeState::Of(refused.log));
+  control_->FailNextLoad(absl::InvalidArgumentError("token id is 4097"));
+  auto sink = NewSink();
+  Submit(Turn(&refused, {4}, 5, sink));
+  EXPECT_EQ(sink->Await().status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(sink->Await().status.message()), HasSubstr("token id is 4097"));
+  RunTurn(&other, {1, 2}, 5);
+  EXPECT_THAT(faults(), IsEmpty());
 }
 
 TEST_P(EngineEndingTest, DrainEndsRequestsAndSavesEverySession) {

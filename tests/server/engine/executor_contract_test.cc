@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -69,6 +70,9 @@ struct Implementation {
   bool gpu;
   std::function<std::unique_ptr<Executor>(const StrideHybridConfig& config)> make;
 };
+// Without it a failing test would name its parameter in raw bytes.
+void PrintTo(const Implementation& implementation, std::ostream* out) { *out << implementation.name; }
+
 const Implementation kImplementations[] = {
     {"CpuKernels", false, [](const auto& config) { return NewTorchExecutor(KernelRunner(config), "cpu", "float32"); }},
     {"TorchCpu", false,
@@ -375,6 +379,35 @@ INSTANTIATE_TEST_SUITE_P(All, ExecutorTest,
                            return std::get<0>(info.param).name + TinyCases()[std::get<1>(info.param)].name;
                          });
 
+TEST(CudaCapacityTest, AsManySlotsFitAsItSaysAndNotOneMore) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  StrideHybridConfig config;  // few weights, slots of tens of megabytes
+  config.vocab_size = 1000;
+  config.m_input_tokens = 512;
+  config.d_model = 1024;
+  config.transformer.n_layer = 8;
+  config.transformer.n_head = 16;
+  config.ssm.n_layer = 2;
+  const WeightSource weights = RandomWeights(config);
+  const auto make = [&](int32_t slots, bool fewer) {
+    return (*LoadCudaModule())->new_runner(config, weights, {.slots = slots, .fewer_slots = fewer});
+  };
+  auto runner = make(1'000'000, true);
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  const SlotCapacity capacity = (*runner)->capacity();
+  EXPECT_EQ((*runner)->slots(), capacity.fits());
+  EXPECT_NEAR(static_cast<double>(capacity.slot_bytes), static_cast<double>((*runner)->slot_bytes()), 1024);
+  // The last slot works like the first, with all the memory taken.
+  const int32_t slots[] = {0, (*runner)->slots() - 1}, ids[] = {1, 1};
+  std::vector<float> logits(2000);
+  for (int i = 0; i < 40; ++i) (*runner)->Step(slots, ids, logits.data());
+  EXPECT_TRUE(std::equal(logits.begin(), logits.begin() + 1000, logits.begin() + 1000));
+  runner->reset();
+  const absl::Status refused = make(static_cast<int32_t>(capacity.fits()) + 1, false).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("for the work area; allowed: 1 to "));
+}
+
 // A vocabulary as wide as GPT-2's, where the device's sampler has many ids a thread and weights that are equal.
 TEST(CudaSamplerTest, DrawsWhatTheHostDrawsFromAWideVocabulary) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
@@ -528,6 +561,19 @@ TEST(NewTorchExecutorTest, OpensAModelFolderAndTakesAutoForDeviceAndDtype) {
   EXPECT_EQ((*executor)->info().device == "cpu", !note.empty());
 }
 
+TEST(NewTorchExecutorTest, TakesFewerSlotsOnlyWhereTheyDoNotFitAndIsAskedTo) {
+  RunnerOptions options = BundledModel();
+  options.fewer_slots = true;
+  const auto executor = NewTorchExecutor(options);
+  ASSERT_TRUE(executor.ok()) << executor.status();
+  const ExecutorInfo& info = (*executor)->info();
+  EXPECT_EQ(info.slots, 2);
+  EXPECT_EQ(info.capacity.slot_bytes, info.slot_bytes);
+  EXPECT_GT(info.capacity.fits(), 2);
+  EXPECT_LE(info.capacity.work_bytes + info.capacity.fits() * info.capacity.slot_bytes, info.capacity.free_bytes);
+  EXPECT_LT(info.capacity.free_bytes, info.capacity.total_bytes);
+}
+
 TEST(NewTorchExecutorTest, NamesTheOptionItsValueAndWhatIsAllowed) {
   const auto error = [](const std::function<void(RunnerOptions&)>& change) {
     RunnerOptions options = BundledModel();
@@ -537,7 +583,7 @@ TEST(NewTorchExecutorTest, NamesTheOptionItsValueAndWhatIsAllowed) {
   absl::Status status = error([](RunnerOptions& o) { o.slots = 0; });
   EXPECT_EQ(status, absl::InvalidArgumentError("slots is 0; allowed: >= 1"));
   status = error([](RunnerOptions& o) { o.slots = 2'000'000'000; });
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("slots is 2000000000: at "));
   status = error([](RunnerOptions& o) { o.dtype = "float16"; });
   EXPECT_EQ(status, absl::InvalidArgumentError("dtype is \"float16\"; allowed: auto, float32, bfloat16"));

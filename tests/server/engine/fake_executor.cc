@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -59,14 +60,21 @@ void FakeControl::LetAllThrough() {
   changed_.NotifyAll();
 }
 
-void FakeControl::FailNextSubmit() {
+void FakeControl::FailNextSubmit(bool by_throwing) {
   PlainLock lock(mu_);
   fail_submit_ = true;
+  by_throwing_ = by_throwing;
 }
 
-void FakeControl::FailNextPoll() {
+void FakeControl::FailNextPoll(bool by_throwing) {
   PlainLock lock(mu_);
   fail_poll_ = true;
+  by_throwing_ = by_throwing;
+}
+
+void FakeControl::FailNextLoad(absl::Status status) {
+  PlainLock lock(mu_);
+  fail_load_ = std::move(status);
 }
 
 void FakeControl::FailDraw(int64_t after_draws) {
@@ -84,6 +92,13 @@ bool FakeControl::AwaitBatches(size_t count) {
   PlainLock lock(mu_);
   while (batches_.size() < count && absl::Now() < deadline) changed_.WaitUntil(mu_, deadline);
   return batches_.size() >= count;
+}
+
+bool FakeControl::AwaitHeld() {
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  PlainLock lock(mu_);
+  while (!held_ && absl::Now() < deadline) changed_.WaitUntil(mu_, deadline);
+  return held_;
 }
 
 int64_t FakeControl::binds() const {
@@ -136,6 +151,14 @@ void FakeExecutor::Reset(int32_t slot) {
 }
 
 Ticket FakeExecutor::Load(int32_t slot, std::span<const std::byte> state) {
+  {
+    PlainLock lock(control_->mu_);
+    if (!control_->fail_load_.ok()) {
+      const Ticket ticket = Issue(false, [](StepResult*) {});
+      failed_loads_[ticket] = std::exchange(control_->fail_load_, absl::OkStatus());
+      return ticket;
+    }
+  }
   std::memcpy(&issued_[slot], state.data(), sizeof(int64_t));
   EXPECT_EQ(state.size(), static_cast<size_t>(kStateBytes));
   return Issue(false, [this, slot, state](StepResult*) {
@@ -189,8 +212,7 @@ absl::StatusOr<Ticket> FakeExecutor::Submit(std::span<const PlanItem> plan) {
     control_->batches_.push_back(std::move(batch));
     control_->changed_.NotifyAll();
     if (std::exchange(control_->fail_submit_, false)) {
-      dead_ = true;
-      return absl::InternalError("injected fault at a submit");
+      return Die("injected fault at a submit", control_->by_throwing_);
     }
   }
   ++steps_in_flight_;
@@ -198,6 +220,12 @@ absl::StatusOr<Ticket> FakeExecutor::Submit(std::span<const PlanItem> plan) {
     result->items.clear();
     for (const PlanItem& item : items) result->items.push_back(RunItem(item));
   });
+}
+
+absl::Status FakeExecutor::Die(const char* why, bool by_throwing) {
+  dead_ = true;
+  if (by_throwing) throw std::runtime_error(why);
+  return absl::InternalError(why);
 }
 
 ItemResult FakeExecutor::RunItem(const PlanItem& item) {
@@ -264,13 +292,15 @@ absl::StatusOr<bool> FakeExecutor::Poll(Ticket ticket, bool wait, StepResult* re
             pending_.front() = std::move(operation);
             return false;
           }
+          control_->held_ = true;
+          control_->changed_.NotifyAll();
           control_->changed_.Wait(control_->mu_);
+          control_->held_ = false;
         }
         if (control_->holding_) --control_->permits_;
         if (std::exchange(control_->fail_poll_, false)) {
-          dead_ = true;
           pending_.front() = std::move(operation);
-          return absl::InternalError("injected fault at a poll");
+          return Die("injected fault at a poll", control_->by_throwing_);
         }
       }
       pending_.pop_front();
@@ -281,6 +311,12 @@ absl::StatusOr<bool> FakeExecutor::Poll(Ticket ticket, bool wait, StepResult* re
   }
   if (result != nullptr) *result = std::move(done_[ticket]);
   done_.erase(ticket);
+  if (const auto failed = failed_loads_.find(ticket); failed != failed_loads_.end()) {
+    const absl::Status status = failed->second;
+    failed_loads_.erase(failed);
+    dead_ = !absl::IsInvalidArgument(status);
+    return status;
+  }
   return true;
 }
 

@@ -49,15 +49,19 @@ class FakeControl {
   void LetThrough(int steps);
   void LetAllThrough();
 
-  // The next Submit, or the next Poll of a step, fails with INTERNAL.
-  void FailNextSubmit();
-  void FailNextPoll();
+  // The next Submit, or the next Poll of a step, fails: with INTERNAL, or by throwing.
+  void FailNextSubmit(bool by_throwing = false);
+  void FailNextPoll(bool by_throwing = false);
+  // The next Load's ticket fails with this; INVALID_ARGUMENT is the state's fault, anything else the device's.
+  void FailNextLoad(absl::Status status);
   // Draws after this many give INTERNAL for their item only.
   void FailDraw(int64_t after_draws);
 
   std::vector<Batch> batches() const;  // of every Submit so far
   // Waits until so many steps were submitted; false after 20 s.
   bool AwaitBatches(size_t count);
+  // Waits until the engine waits for a step that is held; false after 20 s.
+  bool AwaitHeld();
   int64_t binds() const;
 
  private:
@@ -65,8 +69,10 @@ class FakeControl {
   mutable PlainMutex mu_;
   PlainCondition changed_;
   bool holding_ = false;
+  bool held_ = false;  // a Poll waits
   int permits_ = 0;
-  bool fail_submit_ = false, fail_poll_ = false;
+  bool fail_submit_ = false, fail_poll_ = false, by_throwing_ = false;
+  absl::Status fail_load_;
   int64_t fail_draw_after_ = -1, draws_ = 0, binds_ = 0;
   std::vector<Batch> batches_;
 };
@@ -116,6 +122,7 @@ class FakeExecutor : public Executor {
   Ticket Issue(bool is_step, std::function<void(StepResult*)> run);
   void CheckThread() const;
   ItemResult RunItem(const PlanItem& item);
+  absl::Status Die(const char* why, bool by_throwing);
 
   const Options options_;
   const std::shared_ptr<FakeControl> control_;
@@ -124,6 +131,7 @@ class FakeExecutor : public Executor {
   std::vector<int64_t> issued_;
   std::deque<Operation> pending_;
   std::map<Ticket, StepResult> done_;
+  std::map<Ticket, absl::Status> failed_loads_;
   Ticket last_ticket_ = 0;
   int32_t steps_in_flight_ = 0;
   bool dead_ = false;

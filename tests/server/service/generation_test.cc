@@ -579,8 +579,26 @@ TEST_F(GenerationTest, ADeviceFaultIsUnavailable) {
     return true;
   });
   EXPECT_EQ(out.status.error_code(), grpc::StatusCode::UNAVAILABLE) << out.status.error_message();
-  EXPECT_TRUE(DetailsOf(out.status).has_retry);
-  EXPECT_THAT(out.status.error_message(), HasSubstr("position"));
+  const ErrorDetails details = DetailsOf(out.status);
+  EXPECT_EQ(details.info.reason(), "DEVICE_FAULT");
+  EXPECT_TRUE(details.has_retry);
+  const int64_t position = GetSession("s").position();
+  EXPECT_EQ(details.info.metadata().at("position"), std::to_string(position));
+  EXPECT_THAT(out.status.error_message(), HasSubstr("on fire; session 's' stands at position " +
+                                                    std::to_string(position) + "; go on from there once"));
+  EXPECT_EQ(out.text, Expected(5, static_cast<int64_t>(out.ids.size())));
+}
+
+TEST_F(GenerationTest, AfterADeviceFaultRequestsAreRefusedBeforeTheirPromptIsLogged) {
+  CreateSession("s");
+  model_->broken = true;
+  EXPECT_THAT(Stream(Spec("hello", 1)).status.error_message(), HasSubstr("on fire; send the request again once"));
+  v1::GenerationSpec spec = Spec("hello", 1);
+  spec.set_session("sessions/s");
+  const Streamed refused = Stream(spec);
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(DetailsOf(refused.status).info.reason(), "DEVICE_FAULT");
+  EXPECT_EQ(GetSession("s").position(), 0);
 }
 
 TEST_F(GenerationTest, AFullQueueIsUnavailableBeforeThePromptIsLogged) {
