@@ -120,7 +120,7 @@ __device__ __forceinline__ void SumPieceOfShared(const __nv_bfloat16* weight, in
   const T* in[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) in[i] = x + min(i * 8 + g, rows - 1) * ldx + first + 2 * t;
-#pragma unroll(kTiles == 1 ? 12 : 3)
+#pragma unroll(kTiles == 1 ? 6 : 3)
   for (int i = 0; i < length; i += 16) {
     uint32_t high[4];
     LoadMatrices(high, w + i);

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "model/cuda/bulk_copy.cuh"
-#include "model/cuda/epilogue.cuh"
 #include "model/cuda/few_rows.cuh"
 #include "model/cuda/kernels.h"
 
@@ -183,15 +182,6 @@ __device__ __forceinline__ void GridProduct(Ring& ring, const Linear& linear, co
           if (row < rows && j0 + j < linear.n) store(row, j0 + j, total, held.of[i]);
         });
       });
-}
-
-// A product whose sums get a bias, an activation and a residual.
-template <int kTiles, typename T, typename Out, typename Ring>
-__device__ __forceinline__ void GridLinear(Ring& ring, const Linear& linear, const T* x, int64_t ldx, int rows,
-                                           PieceSums<kTiles>& pieces, const Epilogue<Out>& epilogue) {
-  GridProduct<kTiles>(
-      ring, linear, x, ldx, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
-      [&](int row, int j, float sum, float2 bias_and_residual) { epilogue.Store(row, j, sum, bias_and_residual); });
 }
 
 // Shared memory of such a block: sums of pieces, room for a phase's own use, the ring and its barriers, what it keeps.

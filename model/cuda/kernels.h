@@ -10,6 +10,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -107,6 +108,8 @@ struct Group {
   int32_t memory_valid;  // of its keys
 };
 inline constexpr int kMaxGroupKeys = 80;
+// Of scores whose softmax is of powers of two: log2(e) / sqrt(width).
+inline float GroupScale(int width) { return 1.4426950408889634f / std::sqrt(static_cast<float>(width)); }
 // Whether AttendGroups serves this shape; then it takes the place of StoreKeysValues and Attend, always.
 bool CanAttendGroups(const Cache& cache, int heads);
 // Causal attention of each group's rows over its session's keys; The groups' own keys and values
@@ -179,6 +182,7 @@ struct WindowPass {
   Cache cache;
   bool keep_tokens;
   int heads, n;
+  float scale;  // GroupScale
   float *x, *x_wanted;  // [rows, ld]
   __nv_bfloat16 *normed, *qkv, *attended, *inner, *outputs;
   int64_t ld, ld_qkv, ld_inner;

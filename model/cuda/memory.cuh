@@ -41,11 +41,11 @@ struct WindowRows {
   // Calls with(row, value) for all rows of a column in order, the loads ahead.
   template <typename With>
   __device__ __forceinline__ void ForEach(int column, With with) const {
-    constexpr int kAhead = 22;
+    constexpr int kAhead = 13;
     for (int from = 0; from < count; from += kAhead) {
       float values[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) values[i] = from + i < count ? At(from + i, column) : 0;
+      for (int i = 0; i < kAhead; ++i) values[i] = At(min(from + i, count - 1), column);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (from + i < count) with(from + i, values[i]);

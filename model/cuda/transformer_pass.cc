@@ -104,6 +104,7 @@ void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const S
                  .keep_tokens = keep_tokens,
                  .heads = heads_,
                  .n = n_,
+                 .scale = GroupScale(d_ / heads_),
                  .x = x_.as<float>(),
                  .x_wanted = x_wanted_.as<float>(),
                  .normed = normed_.as<Bfloat16>(),

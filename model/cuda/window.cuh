@@ -26,6 +26,13 @@ __device__ __forceinline__ float WarpMax(float x) {
   return x;
 }
 
+// 2^x to 2 ulp; 0 for -infinity.
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 struct alignas(16) Four {
   float at[4];
 };
@@ -44,27 +51,20 @@ __device__ __forceinline__ Four LoadFour(const float* x, int i, int d) {
   return four;
 }
 
-__device__ __forceinline__ void StoreFour(float* y, int i, int d, const Four& value) {
-  if (i + 4 <= d) {
-    *reinterpret_cast<float4*>(y + i) = {value.at[0], value.at[1], value.at[2], value.at[3]};
-    return;
-  }
-#pragma unroll
-  for (int u = 0; u < 4; ++u) {
-    if (i + u < d) y[i + u] = value.at[u];
-  }
+__device__ __forceinline__ void StoreFour(float* y, const Four& value) { *reinterpret_cast<Four*>(y) = value; }
+__device__ __forceinline__ void StoreFour(__nv_bfloat16* y, const Four& value) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(value.at[0], value.at[1]);
+  const __nv_bfloat162 high = __floats2bfloat162_rn(value.at[2], value.at[3]);
+  *reinterpret_cast<uint2*>(y) = {*reinterpret_cast<const uint32_t*>(&low), *reinterpret_cast<const uint32_t*>(&high)};
 }
-__device__ __forceinline__ void StoreFour(__nv_bfloat16* y, int i, int d, const Four& value) {
-  if (i + 4 <= d) {
-    const __nv_bfloat162 low = __floats2bfloat162_rn(value.at[0], value.at[1]);
-    const __nv_bfloat162 high = __floats2bfloat162_rn(value.at[2], value.at[3]);
-    *reinterpret_cast<uint2*>(y + i) = {*reinterpret_cast<const uint32_t*>(&low),
-                                        *reinterpret_cast<const uint32_t*>(&high)};
-    return;
-  }
+
+// y[i, i + 4), as far as d.
+template <typename T>
+__device__ __forceinline__ void StoreFour(T* y, int i, int d, const Four& value) {
+  if (i + 4 <= d) return StoreFour(y + i, value);
 #pragma unroll
   for (int u = 0; u < 4; ++u) {
-    if (i + u < d) y[i + u] = __float2bfloat16(value.at[u]);
+    if (i + u < d) y[i + u] = static_cast<T>(value.at[u]);
   }
 }
 
@@ -97,7 +97,10 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
 #pragma unroll
-      for (int u = 0; u < 4; ++u) sum += first + j * kStep < d ? v[j].at[u] : 0.0f;
+      for (int u = 0; u < 4; ++u) {
+        if (first + j * kStep >= d) v[j].at[u] = 0;
+        sum += v[j].at[u];
+      }
     }
     const float mean = bias != nullptr ? WarpSum(sum) / static_cast<float>(d) : 0.0f;
 #pragma unroll
@@ -110,16 +113,18 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
     const float scale = scale_of(squares);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      if (first + j * kStep < d) StoreFour(y, first + j * kStep, d, result(v[j], mean, scale, w[j], b[j]));
+      if (first + j * kStep < d) StoreFour(y + first + j * kStep, result(v[j], mean, scale, w[j], b[j]));
     }
     return;
   }
+#pragma unroll 1  // rare, and the code has to stay small
   for (int i = first; i < d; i += kStep) {
     const Four v = LoadFour(x, i, d);
 #pragma unroll
     for (int u = 0; u < 4; ++u) sum += v.at[u];  // zeros from d on
   }
   const float mean = bias != nullptr ? WarpSum(sum) / static_cast<float>(d) : 0.0f;
+#pragma unroll 1  // rare, and the code has to stay small
   for (int i = first; i < d; i += kStep) {
     const Four v = LoadFour(x, i, d);
 #pragma unroll
@@ -128,6 +133,7 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
     }
   }
   const float scale = scale_of(squares);
+#pragma unroll 1  // rare, and the code has to stay small
   for (int i = first; i < d; i += kStep) {
     const Four b = bias != nullptr ? LoadFour(bias, i, d) : Four{};
     StoreFour(y, i, d, result(LoadFour(x, i, d), mean, scale, LoadFour(weight, i, d), b));
@@ -162,7 +168,7 @@ struct GroupAttentionCall {
   int layer, n;
   const __nv_bfloat16* qkv;  // [rows, ld] of the pass
   int64_t ld;
-  float scale;
+  float scale;       // of the scores, which are powers of two
   bool keep_tokens;  // in the cache; memory's keys and values always
   bool only_last;    // only the group's last row; it is row `group` of `out`
   __nv_bfloat16* out;
@@ -272,9 +278,9 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
 #pragma unroll
   for (int j = 0; j < 2 * A::kKeyBlocks; ++j) {
     const __nv_bfloat162 low =
-        __floats2bfloat162_rn(expf(scores[j][0] - largest_low), expf(scores[j][1] - largest_low));
+        __floats2bfloat162_rn(Exp2(scores[j][0] - largest_low), Exp2(scores[j][1] - largest_low));
     const __nv_bfloat162 high =
-        __floats2bfloat162_rn(expf(scores[j][2] - largest_high), expf(scores[j][3] - largest_high));
+        __floats2bfloat162_rn(Exp2(scores[j][2] - largest_high), Exp2(scores[j][3] - largest_high));
     sum_low += __low2float(low);
     sum_low += __high2float(low);
     sum_high += __low2float(high);
@@ -303,12 +309,14 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
     }
   }
   const auto store = [&](int row, float sum, int e) {
+    const float scale = 1.0f / sum;
     if (row >= group.rows || (call.only_last && row != group.rows - 1)) return;
     const int64_t to = call.only_last ? group_index : group.first_row + row;
     __nv_bfloat16* out = call.out + to * call.ld_out + head * kWidth + 2 * t;
 #pragma unroll
     for (int c = 0; c < kWidth / 8; ++c) {
-      *reinterpret_cast<__nv_bfloat162*>(out + 8 * c) = __floats2bfloat162_rn(sums[c][e] / sum, sums[c][e + 1] / sum);
+      *reinterpret_cast<__nv_bfloat162*>(out + 8 * c) =
+          __floats2bfloat162_rn(sums[c][e] * scale, sums[c][e + 1] * scale);
     }
   };
   store(row_low, sum_low, 0);

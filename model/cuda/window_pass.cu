@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   std::byte* const work = shared + Memory::kPieces;
   std::byte* const ring_memory = work + pass.work_bytes;
   auto* const full = reinterpret_cast<uint64_t*>(ring_memory + pass.ring_bytes);
-  std::byte* end = ring_memory + pass.ring_bytes + Memory::kBarriers;
-  const BlockWeights* const blocks = Keep(pass.blocks, pass.layers, end);
-  const Group* const groups = Keep(pass.groups, pass.group_count, end);
+  std::byte* kept = ring_memory + pass.ring_bytes + Memory::kBarriers;
+  const BlockWeights* const blocks = Keep(pass.blocks, pass.layers, kept);
+  const Group* const groups = Keep(pass.groups, pass.group_count, kept);
   __syncthreads();
   const auto linear_at = [&](int index) {
     return index < 4 * pass.layers ? &blocks[index / 4].qkv + index % 4 : nullptr;
@@ -46,82 +46,93 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   }
   grid.Wait();
 
-  const __nv_bfloat16* normed = pass.normed;
-  int64_t ld_normed = pass.ld;
-  const auto normalize = [&](const Norm& norm) {
-    if constexpr (kTiles == 1) {
-      auto* own = reinterpret_cast<__nv_bfloat16*>(work);
-      ld_normed = pass.ld + Memory::kRowPad;
-      if (warp < rows) {
-        __nv_bfloat16* to = own + warp * ld_normed;
-        NormalizeRow(x + warp * pass.ld, d, norm.weight, norm.bias, pass.epsilon, to);
-        for (int64_t i = d + threadIdx.x % kWarp; i < pass.ld; i += kWarp) to[i] = __nv_bfloat16(0.0f);
+  // The parts of all layers in one loop, each written once: the kernel has to stay in the instruction cache.
+  for (int index = 0;; ++index) {
+    const int layer = index / 4, part = index % 4;
+    const bool end = layer == pass.layers;  // but for the last norm
+    const BlockWeights& block = blocks[layer];
+    const __nv_bfloat16* in = part == 1 ? pass.attended : part == 3 ? pass.inner : pass.normed;
+    int64_t ld_in = part == 3 ? pass.ld_inner : pass.ld;
+
+    if (part == 0 && !end) {
+      // Keys and values of other columns, on their way into the cache.
+      for (int at = blockIdx.x; at < pass.group_count; at += gridDim.x) {
+        if (threadIdx.x == 0 && groups[at].first_key > 0) {
+          PrefetchL2(static_cast<const __nv_bfloat16*>(pass.cache.base) + groups[at].slot * pass.cache.slot_stride +
+                         layer * pass.cache.layer_stride,
+                     static_cast<uint32_t>(2 * pass.cache.layer_stride));
+        }
       }
-      normed = own;
-      __syncthreads();
-    } else {
-      for (int row = grid_warp; row < rows; row += grid_warps) {
-        NormalizeRow(x + row * pass.ld, d, norm.weight, norm.bias, pass.epsilon, pass.normed + row * pass.ld);
+    }
+    if (part == 1) {
+      // The last layer's keys and values are all that later columns need of rows before a group's last.
+      const bool only_last = layer + 1 == pass.layers && pass.group_count < rows;
+      const GroupAttentionCall call = {.cache = pass.cache,
+                                       .layer = layer,
+                                       .n = pass.n,
+                                       .qkv = pass.qkv,
+                                       .ld = pass.ld_qkv,
+                                       .scale = pass.scale,
+                                       .keep_tokens = pass.keep_tokens,
+                                       .only_last = only_last,
+                                       .out = pass.attended,
+                                       .ld_out = pass.ld};
+      for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
+        const int group = task / pass.heads;
+        AttendGroup<kWidth, kFewRowsThreads>(call, groups[group], group, task % pass.heads, work);
+        __syncthreads();
+      }
+      if (only_last) {
+        for (int at = grid_warp; at < pass.group_count; at += grid_warps) {
+          const float* from = x + (groups[at].first_row + groups[at].rows - 1) * pass.ld;
+          for (int i = threadIdx.x % kWarp; i < d; i += kWarp) pass.x_wanted[at * pass.ld + i] = from[i];
+        }
+        x = pass.x_wanted;
+        rows = pass.group_count;
       }
       grid.Wait();
     }
-  };
-  const auto product = [&](const Linear& linear, const __nv_bfloat16* in, int64_t ldx, void* y, int64_t ldy,
-                           const float* residual, Activation activation) {
-    const Epilogue<__nv_bfloat16> epilogue = {linear.bias, y,          ldy,  residual != nullptr,
-                                              residual,    activation, rows, linear.n};
-    GridLinear<kTiles>(ring, linear, in, ldx, rows, pieces, epilogue);
-  };
-
-  for (int layer = 0; layer < pass.layers; ++layer) {
-    const BlockWeights& block = blocks[layer];
-    const bool last = layer + 1 == pass.layers;
-    // The last layer's keys and values are all that later columns need of rows before a group's last.
-    const bool only_last = last && pass.group_count < rows;
-    // Keys and values of other columns, on their way into the cache.
-    for (int index = blockIdx.x; index < pass.group_count; index += gridDim.x) {
-      if (threadIdx.x == 0 && groups[index].first_key > 0) {
-        PrefetchL2(static_cast<const __nv_bfloat16*>(pass.cache.base) + groups[index].slot * pass.cache.slot_stride +
-                       layer * pass.cache.layer_stride,
-                   static_cast<uint32_t>(2 * pass.cache.layer_stride));
+    if (part % 2 == 0) {
+      const Norm& norm = end ? pass.norm_f : part == 0 ? block.norm_1 : block.norm_2;
+      // Rows of its own for every block, or rows for all.
+      const bool own = kTiles == 1 && !end;
+      auto* const own_rows = reinterpret_cast<__nv_bfloat16*>(work);
+      if (own) ld_in = pass.ld + Memory::kRowPad;
+      for (int row = own ? warp : grid_warp; row < rows; row += own ? kChunks : grid_warps) {
+        __nv_bfloat16* to = own   ? own_rows + row * ld_in
+                            : end ? pass.outputs + pass.to_slots[row] * pass.ld
+                                  : pass.normed + row * pass.ld;
+        NormalizeRow(x + row * pass.ld, d, norm.weight, norm.bias, pass.epsilon, to);
+        if (own) {
+          for (int64_t i = d + threadIdx.x % kWarp; i < pass.ld; i += kWarp) to[i] = __nv_bfloat16(0.0f);
+        }
+      }
+      if (end) break;
+      if (own) {
+        in = own_rows;
+        __syncthreads();
+      } else {
+        grid.Wait();
       }
     }
-    normalize(block.norm_1);
-    product(block.qkv, normed, ld_normed, pass.qkv, pass.ld_qkv, nullptr, Activation::kNone);
+    const Linear& linear = (&block.qkv)[part];
+    const bool onto_x = part % 2 == 1;
+    const Epilogue<__nv_bfloat16> epilogue = {.bias = linear.bias,
+                                              .y = onto_x      ? static_cast<void*>(x)
+                                                   : part == 0 ? pass.qkv
+                                                               : pass.inner,
+                                              .ldy = onto_x      ? pass.ld
+                                                     : part == 0 ? pass.ld_qkv
+                                                                 : pass.ld_inner,
+                                              .float_output = onto_x,
+                                              .residual = onto_x ? x : nullptr,
+                                              .activation = part == 2 ? pass.activation : Activation::kNone,
+                                              .rows = rows,
+                                              .n = linear.n};
+    GridProduct<kTiles>(
+        ring, linear, in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
+        [&](int row, int j, float sum, float2 added) { epilogue.Store(row, j, sum, added); });
     grid.Wait();
-
-    const GroupAttentionCall call = {
-        pass.cache,       layer,     pass.n,        pass.qkv, pass.ld_qkv, 1.0f / sqrtf(static_cast<float>(kWidth)),
-        pass.keep_tokens, only_last, pass.attended, pass.ld};
-    for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
-      const int group = task / pass.heads;
-      AttendGroup<kWidth, kFewRowsThreads>(call, groups[group], group, task % pass.heads, work);
-      __syncthreads();
-    }
-    if (only_last) {
-      for (int index = grid_warp; index < pass.group_count; index += grid_warps) {
-        const Group& group = groups[index];
-        const float* from = x + (group.first_row + group.rows - 1) * pass.ld;
-        for (int i = threadIdx.x % kWarp; i < d; i += kWarp) pass.x_wanted[index * pass.ld + i] = from[i];
-      }
-      x = pass.x_wanted;
-      rows = pass.group_count;
-    }
-    grid.Wait();
-
-    product(block.proj, pass.attended, pass.ld, x, pass.ld, x, Activation::kNone);
-    grid.Wait();
-
-    normalize(block.norm_2);
-    product(block.fc, normed, ld_normed, pass.inner, pass.ld_inner, nullptr, pass.activation);
-    grid.Wait();
-
-    product(block.mlp_proj, pass.inner, pass.ld_inner, x, pass.ld, x, Activation::kNone);
-    grid.Wait();
-  }
-  for (int row = grid_warp; row < rows; row += grid_warps) {
-    NormalizeRow(x + row * pass.ld, d, pass.norm_f.weight, pass.norm_f.bias, pass.epsilon,
-                 pass.outputs + pass.to_slots[row] * pass.ld);
   }
 }
 

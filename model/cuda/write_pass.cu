@@ -10,11 +10,6 @@
 namespace smt::cuda {
 namespace {
 
-struct Step {
-  ScanChannel scan;
-  float bias;  // of delta
-};
-
 template <int kTiles, typename Embedding>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
     WritePassKernel(const __grid_constant__ WritePassCall pass, uint32_t* arrived, uint32_t base) {
@@ -24,12 +19,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   std::byte* const work = shared + Memory::kPieces;
   std::byte* const ring_memory = work + pass.work_bytes;
   auto* const full = reinterpret_cast<uint64_t*>(ring_memory + pass.ring_bytes);
-  std::byte* end = ring_memory + pass.ring_bytes + Memory::kBarriers;
-  const MambaWeights* const layers = Keep(pass.layers, pass.layer_count, end);
+  std::byte* kept = ring_memory + pass.ring_bytes + Memory::kBarriers;
+  const MambaWeights* const layers = Keep(pass.layers, pass.layer_count, kept);
   Pooling p = pass.pooling;
-  p.writes = Keep(p.writes, p.count, end);
+  p.writes = Keep(p.writes, p.count, kept);
   // Of pooling, then of the layers.
-  Linear* const pooling_products = reinterpret_cast<Linear*>(end);
+  Linear* const pooling_products = reinterpret_cast<Linear*>(kept);
   if (threadIdx.x == 0) {
     pooling_products[0] = pass.query;
     pooling_products[1] = pass.key_transposed;
@@ -52,11 +47,6 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       with(task / parts, task % parts * kFewRowsThreads + static_cast<int>(threadIdx.x));
     }
   };
-  const auto product = [&](const Linear& linear, const float* in, int64_t ldx, float* y, int64_t ldy,
-                           const float* residual) {
-    const Epilogue<float> epilogue = {linear.bias, y, ldy, true, residual, Activation::kNone, count, linear.n};
-    GridLinear<kTiles>(ring, linear, in, ldx, count, pieces, epilogue);
-  };
   // What a layer keeps of 16 channels, on its way into the cache.
   const auto prefetch_state = [&](int layer, int64_t section, int of_channel) {
     if (of_channel % 4 != 0 || static_cast<int>(threadIdx.x) >= count) return;
@@ -67,112 +57,124 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     }
   };
 
-  // Pooling.
   for_parts([&](int write, int i) {
     if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write], write), i);
   });
   grid.Wait();
-  if (pass.layer_count > 0) {
-    prefetch_state(0, p.slots.conv_at, shape.d_conv);
-  }
-  product(pass.query, pass.normed, pass.ld, pass.query_rows, pass.ld, nullptr);
-  grid.Wait();
-  product(pass.key_transposed, pass.query_rows, pass.ld, pass.key_rows, pass.ld, nullptr);
-  grid.Wait();
-  const float scale = 1.0f / sqrtf(static_cast<float>(d));
-  for (int task = grid_warp; task < count * window; task += grid_warps) {
-    const int write = task / window, row = task % window;
-    const WindowRows<Embedding> rows(p, p.writes[write], write);
-    if (row >= rows.count) continue;
-    const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
-    if (lane == 0) pass.scores[write * window + row] = score;
-  }
-  grid.Wait();
-  for_parts([&](int write, int i) {
-    auto* weights = reinterpret_cast<float*>(work);
-    const WindowRows<Embedding> rows(p, p.writes[write], write);
-    if (warp == 0) PoolSoftmax(pass.scores + write * window, rows.count, window, weights);
-    __syncthreads();
-    if (i < d) pass.x[write * pass.ld + i] = WeightedRows(rows, weights, i);
-    if (i < kFewRowsThreads) {  // the row's first part
-      for (int row = i; row < window; row += kFewRowsThreads) pass.pool_weights[write * window + row] = weights[row];
-    }
-    __syncthreads();
-  });
-  grid.Wait();
-
-  for (int layer = 0; layer < pass.layer_count; ++layer) {
-    const MambaWeights& weights = layers[layer];
-    const bool last = layer + 1 == pass.layer_count;
-    prefetch_state(layer, p.slots.state_at, shape.d_state);
-    const float* normed = pass.normed;
-    int64_t ld_normed = pass.ld;
-    if constexpr (kTiles == 1) {
-      auto* own = reinterpret_cast<float*>(work);
-      ld_normed = pass.ld + Memory::kRowPad;
-      if (warp < count) {
-        float* to = own + warp * ld_normed;
-        NormalizeRow<float>(pass.x + warp * pass.ld, d, weights.norm, nullptr, pass.epsilon, to);
-        for (int64_t i = d + lane; i < pass.ld; i += kWarp) to[i] = 0;
-      }
-      normed = own;
-      __syncthreads();
-    } else {
-      for (int row = grid_warp; row < count; row += grid_warps) {
-        NormalizeRow<float>(pass.x + row * pass.ld, d, weights.norm, nullptr, pass.epsilon,
-                            pass.normed + row * pass.ld);
+  // All products in one loop, what comes around them written once: the kernel has to stay in the instruction cache.
+  enum Part { kIn, kParameters, kScan, kOut, kQuery, kKey };
+  for (int index = 0;; ++index) {
+    const int layer = (index - 2) / 4;
+    const bool end = index == 2 + 4 * pass.layer_count;  // but for the last norm
+    const Part part = static_cast<Part>(index < 2 ? kQuery + index : (index - 2) % 4);
+    if (index == 2) {
+      const float scale = 1.0f / sqrtf(static_cast<float>(d));
+      for (int task = grid_warp; task < count * window; task += grid_warps) {
+        const int write = task / window, row = task % window;
+        const WindowRows<Embedding> rows(p, p.writes[write], write);
+        if (row >= rows.count) continue;
+        const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
+        if (lane == 0) pass.scores[write * window + row] = score;
       }
       grid.Wait();
-    }
-    GridProduct<kTiles>(
-        ring, weights.in_proj, normed, ld_normed, count, pieces,
-        [&](int row, int j) {
-          ConvChannel conv;
-          if (j < shape.d_inner) {
-            conv.Load(p, shape, layer, p.writes[row].slot, j, weights.conv_weight, weights.conv_bias);
+      for_parts([&](int write, int i) {
+        auto* weights = reinterpret_cast<float*>(work);
+        const WindowRows<Embedding> rows(p, p.writes[write], write);
+        if (warp == 0) PoolSoftmax(pass.scores + write * window, rows.count, window, weights);
+        __syncthreads();
+        if (i < d) pass.x[write * pass.ld + i] = WeightedRows(rows, weights, i);
+        if (i < kFewRowsThreads) {  // the row's first part
+          for (int row = i; row < window; row += kFewRowsThreads) {
+            pass.pool_weights[write * window + row] = weights[row];
           }
-          return conv;
+        }
+        __syncthreads();
+      });
+      grid.Wait();
+    }
+    const MambaWeights& weights = layers[layer];
+    const float* in = part == kParameters ? pass.convolved
+                      : part == kScan     ? pass.parameters
+                      : part == kOut      ? pass.scanned
+                      : part == kKey      ? pass.query_rows
+                                          : pass.normed;
+    int64_t ld_in = part == kParameters || part == kOut ? pass.ld_inner : part == kScan ? pass.ld_parameters : pass.ld;
+    if (part == kParameters) prefetch_state(layer, p.slots.state_at, shape.d_state);
+    if (part == kOut && layer + 1 < pass.layer_count) prefetch_state(layer + 1, p.slots.conv_at, shape.d_conv);
+    if (part == kIn) {
+      // Rows of its own for every block, or rows for all.
+      const bool own = kTiles == 1 && !end;
+      auto* const own_rows = reinterpret_cast<float*>(work);
+      if (own) ld_in = pass.ld + Memory::kRowPad;
+      for (int row = own ? warp : grid_warp; row < count; row += own ? kChunks : grid_warps) {
+        float* normed = own ? own_rows + row * ld_in : pass.normed + row * pass.ld;
+        NormalizeRow<float>(pass.x + row * pass.ld, d, end ? pass.norm_f : weights.norm, nullptr, pass.epsilon, normed);
+        if (own) {
+          for (int64_t i = d + lane; i < pass.ld; i += kWarp) normed[i] = 0;
+        }
+      }
+      if (own) {
+        in = own_rows;
+        __syncthreads();
+      } else {
+        grid.Wait();
+      }
+      if (end) break;
+    }
+    float* const to = part == kParameters ? pass.parameters
+                      : part == kOut      ? pass.x
+                      : part == kQuery    ? pass.query_rows
+                                          : pass.key_rows;
+    const int64_t ld_to = part == kParameters ? pass.ld_parameters : pass.ld;
+    const Linear& linear = *linear_at(index);
+    // What a sum meets, loaded ahead of it where registers allow.
+    constexpr bool kAhead = kTiles <= 2;
+    struct Held {
+      ConvChannel conv;
+      ScanChannel scan;
+      float added;  // bias or residual
+    };
+    const auto load = [&](int row, int j, Held& held) {
+      const int32_t slot = p.writes[row].slot;
+      if (part == kIn) {
+        if (j < shape.d_inner) {
+          held.conv.Load(p, shape, layer, slot, j, weights.conv_weight, weights.conv_bias);
+        }
+      } else if (part == kScan) {
+        held.added = linear.bias[j];
+        held.scan.Load(p, shape, layer, slot, j, weights.a, weights.skip, pass.parameters + row * pass.ld_parameters,
+                       pass.convolved[row * pass.ld_inner + j], pass.xz[row * pass.ld_xz + shape.d_inner + j]);
+      } else if (part == kOut) {
+        held.added = pass.x[row * pass.ld + j];
+      }
+    };
+    GridProduct<kTiles>(
+        ring, linear, in, ld_in, count, pieces,
+        [&](int row, int j) {
+          Held held;
+          if (kAhead) load(row, j, held);
+          return held;
         },
-        [&](int row, int j, float sum, const ConvChannel& conv) {
-          if (j < shape.d_inner) {
-            pass.convolved[row * pass.ld_inner + j] =
-                conv.Run(p, shape, layer, p.writes[row].slot, j, weights.conv_weight, sum);
+        [&](int row, int j, float sum, Held& held) {
+          if (!kAhead) load(row, j, held);
+          const int32_t slot = p.writes[row].slot;
+          if (part == kIn) {
+            if (j < shape.d_inner) {
+              pass.convolved[row * pass.ld_inner + j] =
+                  held.conv.Run(p, shape, layer, slot, j, weights.conv_weight, sum);
+            } else {
+              pass.xz[row * pass.ld_xz + j] = sum;
+            }
+          } else if (part == kScan) {
+            const float delta = Activate(Activation::kSoftplus, sum + held.added);
+            pass.scanned[row * pass.ld_inner + j] =
+                held.scan.Run(p, shape, layer, slot, j, weights.a, pass.parameters + row * pass.ld_parameters, delta);
           } else {
-            pass.xz[row * pass.ld_xz + j] = sum;
+            to[row * ld_to + j] = part == kOut ? sum + held.added : sum;
           }
         });
     grid.Wait();
-
-    product(weights.x_proj, pass.convolved, pass.ld_inner, pass.parameters, pass.ld_parameters, nullptr);
-    grid.Wait();
-
-    if (!last) {
-      prefetch_state(layer + 1, p.slots.conv_at, shape.d_conv);
-    }
-    GridProduct<kTiles>(
-        ring, weights.dt_proj, pass.parameters, pass.ld_parameters, count, pieces,
-        [&](int row, int j) {
-          Step step;
-          step.bias = weights.dt_proj.bias[j];
-          step.scan.Load(p, shape, layer, p.writes[row].slot, j, weights.a, weights.skip,
-                         pass.parameters + row * pass.ld_parameters, pass.convolved[row * pass.ld_inner + j],
-                         pass.xz[row * pass.ld_xz + shape.d_inner + j]);
-          return step;
-        },
-        [&](int row, int j, float sum, Step& step) {
-          const float delta = Activate(Activation::kSoftplus, sum + step.bias);
-          pass.scanned[row * pass.ld_inner + j] = step.scan.Run(p, shape, layer, p.writes[row].slot, j, weights.a,
-                                                                pass.parameters + row * pass.ld_parameters, delta);
-        });
-    grid.Wait();
-
-    product(weights.out_proj, pass.scanned, pass.ld_inner, pass.x, pass.ld, pass.x);
-    grid.Wait();
   }
-  for (int row = grid_warp; row < count; row += grid_warps) {
-    NormalizeRow<float>(pass.x + row * pass.ld, d, pass.norm_f, nullptr, pass.epsilon, pass.normed + row * pass.ld);
-  }
-  grid.Wait();
   for_parts([&](int write, int i) {
     if (i < d) PushChannel(p, p.writes[write], i, pass.normed[write * pass.ld + i]);
   });
