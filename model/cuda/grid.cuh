@@ -16,40 +16,34 @@ __host__ __device__ constexpr size_t KeptBytes(int count) {
   return (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
 }
 
-inline constexpr size_t kMaxBlockMemory = 227 * 1024;  // of compute capability 9.0
+// Dynamic shared memory: compute capability 9.0 has 227 KiB a block, of which NormalizeRows takes some.
+inline constexpr size_t kMaxBlockMemory = 225 * 1024;
 
 // A barrier of all blocks of a cooperative launch: a counter that only grows (Arrivals), so that nothing resets it.
 class GridBarrier {
  public:
   __device__ GridBarrier(uint32_t* count, uint32_t base) : count_(count), target_(base) {}
 
-  // What any thread wrote before is seen by all after.
-  __device__ void Wait() {
+  // What any thread wrote before is seen by all after. The second warp calls meanwhile().
+  template <typename Meanwhile>
+  __device__ __forceinline__ void Wait(Meanwhile meanwhile) {
     target_ += gridDim.x;
     __syncthreads();
-#ifdef SMT_PHASE_TIMES
-    const int phase_ = (target_ - base_) / gridDim.x - 1;
-    if (threadIdx.x == 0) g_times[(phase_ * gridDim.x + blockIdx.x) * 2] = clock64();
-#endif
     if (threadIdx.x == 0) {
       asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count_) : "memory");
       uint32_t seen;
       do {
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count_) : "memory");
       } while (static_cast<int32_t>(seen - target_) < 0);
+    } else if (threadIdx.x / kWarp == 1) {
+      meanwhile();
     }
     __syncthreads();
-#ifdef SMT_PHASE_TIMES
-    if (threadIdx.x == 0) g_times[(phase_ * gridDim.x + blockIdx.x) * 2 + 1] = clock64();
-#endif
   }
 
  private:
   uint32_t* count_;
   uint32_t target_;
-#ifdef SMT_PHASE_TIMES
-  uint32_t base_ = target_;
-#endif
 };
 
 // Copies what every phase asks for into shared memory, where no barrier makes it stale. The caller synchronizes.
@@ -88,7 +82,6 @@ class WeightRing {
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
     __syncthreads();
-    Issue();
   }
 
   // Calls with(j0, weights) for this block's tasks of the next product; all threads together. ahead(j0) comes before
@@ -104,7 +97,30 @@ class WeightRing {
       with(j0, reinterpret_cast<const __nv_bfloat16*>(memory_ + at), held);
       __syncthreads();
       ++used_;
-      Issue();
+    }
+  }
+
+  // Starts copies where tasks that are done have made room. By a warp, always the same.
+  __device__ void Issue() {
+    const int lane = threadIdx.x % kWarp;
+    while (next_ != nullptr && issued_ - used_ < kJobs) {
+      const Linear& linear = *next_;
+      const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
+      const int64_t at = Place(bytes);
+      if (at < 0) return;
+      uint64_t* full = full_ + issued_ % kJobs;
+      const int rows = linear.type == Type::kSplit ? 32 : 16;
+      if (lane == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
+      __syncwarp();
+      if (lane < rows) {
+        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + lane / 16 * linear.plane +
+                                    static_cast<int64_t>(next_j0_ + lane % 16) * linear.k;
+        CopyBulk(memory_ + at + lane * (row_bytes + 2 * kRingPad), from, row_bytes, full);
+      }
+      head_ = static_cast<uint32_t>(at) + bytes;
+      ++issued_;
+      next_j0_ += gridDim.x * 16;
+      SkipToTask();
     }
   }
 
@@ -115,7 +131,8 @@ class WeightRing {
       next_j0_ = static_cast<int>(blockIdx.x) * 16;
     }
   }
-  // Where the next job's bytes go, or -1: the jobs that are not used yet lie there.
+  // Where the next job's bytes go, or -1: the jobs that are not used yet lie there. cursor_ is the end of the last one
+  // that was used.
   __device__ int64_t Place(uint32_t bytes) const {
     const int64_t head = head_, cursor = cursor_;
     if (issued_ == used_) return head + bytes <= size_ ? head : 0;
@@ -123,30 +140,6 @@ class WeightRing {
     if (head + bytes <= size_) return head;
     return bytes <= cursor ? 0 : -1;
   }
-  // By the first warp. cursor_ is the end of the last job that was used.
-  __device__ void Issue() {
-    if (threadIdx.x >= kWarp) return;
-    while (next_ != nullptr && issued_ - used_ < kJobs) {
-      const Linear& linear = *next_;
-      const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
-      const int64_t at = Place(bytes);
-      if (at < 0) return;
-      uint64_t* full = full_ + issued_ % kJobs;
-      const int rows = linear.type == Type::kSplit ? 32 : 16, row = threadIdx.x;
-      if (row == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
-      __syncwarp();
-      if (row < rows) {
-        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + row / 16 * linear.plane +
-                                    static_cast<int64_t>(next_j0_ + row % 16) * linear.k;
-        CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
-      }
-      head_ = static_cast<uint32_t>(at) + bytes;
-      ++issued_;
-      next_j0_ += gridDim.x * 16;
-      SkipToTask();
-    }
-  }
-
   std::byte* memory_;
   uint32_t size_;
   uint64_t* full_;
@@ -156,6 +149,18 @@ class WeightRing {
   int issued_ = 0, used_ = 0;
   uint32_t head_ = 0, cursor_ = 0;  // ends of the last job issued, and used
 };
+
+// Begins copying rows [rows, ldx] into shared memory, [rows, ldy].
+template <typename T>
+__device__ __forceinline__ void StageRows(const T* x, int64_t ldx, int rows, int k, T* y, int64_t ldy) {
+  constexpr int kOfChunk = 16 / static_cast<int>(sizeof(T));
+  for (int row = 0; row < rows; ++row) {
+    for (int i = threadIdx.x * kOfChunk; i < k; i += kFewRowsThreads * kOfChunk) {
+      CopyAsync(y + row * ldy + i, x + row * ldx + i);
+    }
+  }
+  asm volatile("cp.async.commit_group;");
+}
 
 // One product of all rows (at most 8 kTiles) by all blocks: store(row, j, sum, ahead(row, j)), `ahead` being called
 // before the sums are there. x may lie in shared memory.
@@ -193,10 +198,10 @@ struct BlockMemory {
   static constexpr size_t kBarriers = 8 * sizeof(uint64_t);
   size_t work, ring, kept;
 
-  // work: eight rows of `ld`, or what `least` says. The ring takes what is left of a multiprocessor's memory.
-  BlockMemory(int64_t ld, size_t least, size_t kept) : kept(kept) {
+  // work: eight rows of `k` columns, or what `least` says. The ring takes what is left of a multiprocessor's memory.
+  BlockMemory(int64_t k, size_t least, size_t kept) : kept(kept) {
     work = least;
-    if (kTiles == 1) work = std::max(work, 8 * static_cast<size_t>(ld + kRowPad) * sizeof(T));
+    if (kTiles == 1) work = std::max(work, 8 * static_cast<size_t>(k + kRowPad) * sizeof(T));
     work = (work + 15) / 16 * 16;
     const size_t taken = kPieces + work + kBarriers + kept;
     ring = taken < kMaxBlockMemory ? (kMaxBlockMemory - taken) / 16 * 16 : 0;

@@ -68,75 +68,125 @@ __device__ __forceinline__ void StoreFour(T* y, int i, int d, const Four& value)
   }
 }
 
-// LayerNorm of a row, RMSNorm where bias is null, by one warp. A lane takes four neighbours of every 128.
+inline constexpr int kNormThreads = 256;
+
+// sum[r] = the sum over the block of own[r], the same in every thread.
+template <int kRows>
+__device__ __forceinline__ void BlockSums(const float (&own)[kRows], int rows, float (*of_warp)[8],
+                                          float (&sum)[kRows]) {
+  constexpr int kWarps = kNormThreads / kWarp;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    const float of_own_warp = WarpSum(own[r]);
+    if (threadIdx.x % kWarp == 0) of_warp[r][threadIdx.x / kWarp] = of_own_warp;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    sum[r] = 0;
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) sum[r] += of_warp[r][i];
+  }
+}
+
+// Spelled out: the compiler must not fuse this in one kernel and not in another.
+__device__ __forceinline__ Four Normalized(const Four& v, float mean, float scale, const Four& w, const Four& b) {
+  Four out;
+#pragma unroll
+  for (int u = 0; u < 4; ++u) out.at[u] = __fmaf_rn(__fmul_rn(v.at[u] - mean, scale), w.at[u], b.at[u]);
+  return out;
+}
+__device__ __forceinline__ float NormScale(float squares, int d, float epsilon) {
+  return 1.0f / sqrtf(squares / static_cast<float>(d) + epsilon);
+}
+
+// NormalizeRows of one row of any length. Kept out of the kernels' way.
 template <typename T>
-__device__ __forceinline__ void NormalizeRow(const float* x, int d, const float* weight, const float* bias,
+__device__ __noinline__ void NormalizeAnyRow(const float* x, int d, const float* weight, const float* bias,
                                              float epsilon, T* y) {
-  constexpr int kHeld = 8, kStep = 4 * kWarp;
-  const int first = 4 * (threadIdx.x % kWarp);
-  // Spelled out: the compiler must not fuse this in one kernel and not in another.
-  const auto result = [](const Four& v, float mean, float scale, const Four& w, const Four& b) {
-    Four out;
+  __shared__ float of_warp[2][1][8];
+  constexpr int kStep = 4 * kNormThreads;
+  const int first = 4 * threadIdx.x;
+  float own[1] = {0}, mean[1] = {0}, squares[1];
+  if (bias != nullptr) {
+#pragma unroll 1
+    for (int i = first; i < d; i += kStep) {
+      const Four v = LoadFour(x, i, d);
 #pragma unroll
-    for (int u = 0; u < 4; ++u) out.at[u] = __fmaf_rn(__fmul_rn(v.at[u] - mean, scale), w.at[u], b.at[u]);
-    return out;
-  };
-  const auto add_square = [](float sum, float value, float mean) { return __fmaf_rn(value - mean, value - mean, sum); };
-  const auto scale_of = [&](float squares) { return 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(d) + epsilon); };
-  float sum = 0, squares = 0;
-  if (d % 4 == 0 && d <= kHeld * kStep) {
-    // All loads at once, from a place that is there.
-    Four v[kHeld], w[kHeld], b[kHeld];
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      const int i = first + j * kStep, at = i < d ? i : 0;
-      v[j] = *reinterpret_cast<const Four*>(x + at);
-      w[j] = *reinterpret_cast<const Four*>(weight + at);
-      b[j] = bias != nullptr ? *reinterpret_cast<const Four*>(bias + at) : Four{};
+      for (int u = 0; u < 4; ++u) own[0] += v.at[u];  // zeros from d on
     }
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-#pragma unroll
-      for (int u = 0; u < 4; ++u) {
-        if (first + j * kStep >= d) v[j].at[u] = 0;
-        sum += v[j].at[u];
-      }
-    }
-    const float mean = bias != nullptr ? WarpSum(sum) / static_cast<float>(d) : 0.0f;
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-#pragma unroll
-      for (int u = 0; u < 4; ++u) {
-        if (first + j * kStep < d) squares = add_square(squares, v[j].at[u], mean);
-      }
-    }
-    const float scale = scale_of(squares);
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      if (first + j * kStep < d) StoreFour(y + first + j * kStep, result(v[j], mean, scale, w[j], b[j]));
-    }
-    return;
+    BlockSums(own, 1, of_warp[0], mean);
+    mean[0] /= static_cast<float>(d);
   }
-#pragma unroll 1  // rare, and the code has to stay small
-  for (int i = first; i < d; i += kStep) {
-    const Four v = LoadFour(x, i, d);
-#pragma unroll
-    for (int u = 0; u < 4; ++u) sum += v.at[u];  // zeros from d on
-  }
-  const float mean = bias != nullptr ? WarpSum(sum) / static_cast<float>(d) : 0.0f;
-#pragma unroll 1  // rare, and the code has to stay small
+  own[0] = 0;
+#pragma unroll 1
   for (int i = first; i < d; i += kStep) {
     const Four v = LoadFour(x, i, d);
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
-      if (i + u < d) squares = add_square(squares, v.at[u], mean);
+      if (i + u < d) own[0] = __fmaf_rn(v.at[u] - mean[0], v.at[u] - mean[0], own[0]);
     }
   }
-  const float scale = scale_of(squares);
-#pragma unroll 1  // rare, and the code has to stay small
+  BlockSums(own, 1, of_warp[1], squares);
+  const float scale = NormScale(squares[0], d, epsilon);
+#pragma unroll 1
   for (int i = first; i < d; i += kStep) {
     const Four b = bias != nullptr ? LoadFour(bias, i, d) : Four{};
-    StoreFour(y, i, d, result(LoadFour(x, i, d), mean, scale, LoadFour(weight, i, d), b));
+    StoreFour(y, i, d, Normalized(LoadFour(x, i, d), mean[0], scale, LoadFour(weight, i, d), b));
+  }
+}
+
+// LayerNorm of up to kRows rows, RMSNorm where bias is null, by a block of kNormThreads: y(r)[:d] from x(r)[:d]. A
+// thread takes four neighbours of every 4 kNormThreads. The caller synchronizes before the next one.
+template <int kRows, typename X, typename Y>
+__device__ __forceinline__ void NormalizeRows(int rows, int d, const float* weight, const float* bias, float epsilon,
+                                              X x, Y y) {
+  __shared__ float of_warp[2][kRows][8];
+  if (d % 4 != 0 || d > 4 * kNormThreads) {
+#pragma unroll 1
+    for (int r = 0; r < rows; ++r) {
+      NormalizeAnyRow(x(r), d, weight, bias, epsilon, y(r));
+      __syncthreads();
+    }
+    return;
+  }
+  // Each row is read once; where this thread has no columns, from a place that is there.
+  const int first = 4 * threadIdx.x, at = first < d ? first : 0;
+  const Four w = *reinterpret_cast<const Four*>(weight + at);
+  const Four b = bias != nullptr ? *reinterpret_cast<const Four*>(bias + at) : Four{};
+  Four held[kRows];
+  float own[kRows], mean[kRows], squares[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) held[r] = *reinterpret_cast<const Four*>(x(r < rows ? r : 0) + at);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    mean[r] = own[r] = 0;
+    if (first < d) {
+#pragma unroll
+      for (int u = 0; u < 4; ++u) own[r] += held[r].at[u];
+    }
+  }
+  if (bias != nullptr) {
+    BlockSums(own, rows, of_warp[0], mean);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) mean[r] /= static_cast<float>(d);
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    own[r] = 0;
+    if (first < d) {
+#pragma unroll
+      for (int u = 0; u < 4; ++u) own[r] = __fmaf_rn(held[r].at[u] - mean[r], held[r].at[u] - mean[r], own[r]);
+    }
+  }
+  BlockSums(own, rows, of_warp[1], squares);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r < rows && first < d) {
+      StoreFour(y(r) + first, Normalized(held[r], mean[r], NormScale(squares[r], d, epsilon), w, b));
+    }
   }
 }
 

@@ -28,6 +28,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   };
   WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
   GridBarrier grid(arrived, base);
+  if (threadIdx.x / kWarp == 1) ring.Issue();
+  const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
   const int warp = threadIdx.x / kWarp, d = pass.cache.d;
   // Neighbouring tasks go to different multiprocessors.
   const int grid_warp = warp * gridDim.x + blockIdx.x, grid_warps = kChunks * gridDim.x;
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                pass.positions, d, true, to);
     }
   }
-  grid.Wait();
+  wait();
 
   // The parts of all layers in one loop, each written once: the kernel has to stay in the instruction cache.
   for (int index = 0;; ++index) {
@@ -90,29 +92,47 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         x = pass.x_wanted;
         rows = pass.group_count;
       }
-      grid.Wait();
+      wait();
+    }
+    if (kTiles == 1 && part % 2 == 1) {
+      auto* const staged = reinterpret_cast<__nv_bfloat16*>(work);
+      const int k = static_cast<int>(ld_in);
+      StageRows(in, ld_in, rows, k, staged, k + Memory::kRowPad);
+      ld_in = k + Memory::kRowPad;
+      in = staged;
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      __syncthreads();
     }
     if (part % 2 == 0) {
       const Norm& norm = end ? pass.norm_f : part == 0 ? block.norm_1 : block.norm_2;
-      // Rows of its own for every block, or rows for all.
+      // All rows for every block, or each row for one.
       const bool own = kTiles == 1 && !end;
+      const int k_pad = static_cast<int>(pass.ld);
       auto* const own_rows = reinterpret_cast<__nv_bfloat16*>(work);
-      if (own) ld_in = pass.ld + Memory::kRowPad;
-      for (int row = own ? warp : grid_warp; row < rows; row += own ? kChunks : grid_warps) {
-        __nv_bfloat16* to = own   ? own_rows + row * ld_in
-                            : end ? pass.outputs + pass.to_slots[row] * pass.ld
-                                  : pass.normed + row * pass.ld;
-        NormalizeRow(x + row * pass.ld, d, norm.weight, norm.bias, pass.epsilon, to);
-        if (own) {
-          for (int64_t i = d + threadIdx.x % kWarp; i < pass.ld; i += kWarp) to[i] = __nv_bfloat16(0.0f);
+      if (own) {
+        ld_in = pass.ld + Memory::kRowPad;
+        for (int at = threadIdx.x; at < rows * (k_pad - d); at += kFewRowsThreads) {
+          own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = 0.0f;
         }
+      }
+      constexpr int kTogether = kTiles == 1 ? 4 : 1;
+      const int begin = own ? 0 : kTogether * blockIdx.x, step = own ? kTogether : kTogether * gridDim.x;
+      for (int first = begin; first < rows; first += step) {
+        NormalizeRows<kTogether>(
+            min(rows - first, kTogether), d, norm.weight, norm.bias, pass.epsilon,
+            [&](int r) { return x + (first + r) * pass.ld; },
+            [&](int r) {
+              return own   ? own_rows + (first + r) * ld_in
+                     : end ? pass.outputs + pass.to_slots[first + r] * pass.ld
+                           : pass.normed + (first + r) * pass.ld;
+            });
+        __syncthreads();
       }
       if (end) break;
       if (own) {
         in = own_rows;
-        __syncthreads();
       } else {
-        grid.Wait();
+        wait();
       }
     }
     const Linear& linear = (&block.qkv)[part];
@@ -132,18 +152,18 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     GridProduct<kTiles>(
         ring, linear, in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
         [&](int row, int j, float sum, float2 added) { epilogue.Store(row, j, sum, added); });
-    grid.Wait();
+    wait();
   }
 }
 
 template <int kTiles, int kWidth>
-BlockMemory<kTiles, __nv_bfloat16> MemoryFor(int64_t ld, int layers) {
-  return {ld, GroupAttention<kWidth>::kShared, KeptBytes<BlockWeights>(layers) + KeptBytes<Group>(kMaxWindowPassRows)};
+BlockMemory<kTiles, __nv_bfloat16> MemoryFor(int64_t k, int layers) {
+  return {k, GroupAttention<kWidth>::kShared, KeptBytes<BlockWeights>(layers) + KeptBytes<Group>(kMaxWindowPassRows)};
 }
 
 template <int kTiles, int kWidth>
 void Launch(WindowPass pass, Arrivals* arrivals, cudaStream_t stream) {
-  const auto memory = MemoryFor<kTiles, kWidth>(pass.ld, pass.layers);
+  const auto memory = MemoryFor<kTiles, kWidth>(std::max(pass.ld, pass.ld_inner), pass.layers);
   pass.work_bytes = memory.work;
   pass.ring_bytes = memory.ring;
   LaunchOnAll(WindowPassKernel<kTiles, kWidth>, pass, memory.bytes(), arrivals, 1 + pass.layers * (kTiles == 1 ? 5 : 7),
@@ -165,8 +185,8 @@ void LaunchFor(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream) 
 
 bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers) {
   if (!CanAttendGroups(cache, heads) || !CanLaunchOnAll() || cache.layer_stride % 8 != 0) return false;
-  const int ld = Padded(cache.d), k = std::max(ld, Padded(inner));
-  return MemoryFor<1, 64>(ld, layers).Holds(k) && MemoryFor<4, 64>(ld, layers).Holds(k);
+  const int k = std::max(Padded(cache.d), Padded(inner));
+  return MemoryFor<1, 64>(k, layers).Holds(k) && MemoryFor<4, 64>(k, layers).Holds(k);
 }
 
 void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream) {

@@ -37,6 +37,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   };
   WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
   GridBarrier grid(arrived, base);
+  if (threadIdx.x / kWarp == 1) ring.Issue();
+  const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
   const MambaShape& shape = pass.shape;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = p.d, window = p.n + p.m, count = p.count;
   const int grid_warp = warp * gridDim.x + blockIdx.x, grid_warps = kChunks * gridDim.x;
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   for_parts([&](int write, int i) {
     if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write], write), i);
   });
-  grid.Wait();
+  wait();
   // All products in one loop, what comes around them written once: the kernel has to stay in the instruction cache.
   enum Part { kIn, kParameters, kScan, kOut, kQuery, kKey };
   for (int index = 0;; ++index) {
@@ -76,7 +78,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
         if (lane == 0) pass.scores[write * window + row] = score;
       }
-      grid.Wait();
+      wait();
       for_parts([&](int write, int i) {
         auto* weights = reinterpret_cast<float*>(work);
         const WindowRows<Embedding> rows(p, p.writes[write], write);
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         }
         __syncthreads();
       });
-      grid.Wait();
+      wait();
     }
     const MambaWeights& weights = layers[layer];
     const float* in = part == kParameters ? pass.convolved
@@ -101,23 +103,39 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     int64_t ld_in = part == kParameters || part == kOut ? pass.ld_inner : part == kScan ? pass.ld_parameters : pass.ld;
     if (part == kParameters) prefetch_state(layer, p.slots.state_at, shape.d_state);
     if (part == kOut && layer + 1 < pass.layer_count) prefetch_state(layer + 1, p.slots.conv_at, shape.d_conv);
+    if (kTiles == 1 && part != kIn) {
+      auto* const staged = reinterpret_cast<float*>(work);
+      const int k = static_cast<int>(ld_in);
+      StageRows(in, ld_in, count, k, staged, k + Memory::kRowPad);
+      ld_in = k + Memory::kRowPad;
+      in = staged;
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      __syncthreads();
+    }
     if (part == kIn) {
-      // Rows of its own for every block, or rows for all.
+      // All rows for every block, or each row for one.
       const bool own = kTiles == 1 && !end;
+      const int k_pad = static_cast<int>(pass.ld);
       auto* const own_rows = reinterpret_cast<float*>(work);
-      if (own) ld_in = pass.ld + Memory::kRowPad;
-      for (int row = own ? warp : grid_warp; row < count; row += own ? kChunks : grid_warps) {
-        float* normed = own ? own_rows + row * ld_in : pass.normed + row * pass.ld;
-        NormalizeRow<float>(pass.x + row * pass.ld, d, end ? pass.norm_f : weights.norm, nullptr, pass.epsilon, normed);
-        if (own) {
-          for (int64_t i = d + lane; i < pass.ld; i += kWarp) normed[i] = 0;
+      if (own) {
+        ld_in = pass.ld + Memory::kRowPad;
+        for (int at = threadIdx.x; at < count * (k_pad - d); at += kFewRowsThreads) {
+          own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = 0.0f;
         }
+      }
+      constexpr int kTogether = kTiles == 1 ? 4 : 1;
+      const int begin = own ? 0 : kTogether * blockIdx.x, step = own ? kTogether : kTogether * gridDim.x;
+      for (int first = begin; first < count; first += step) {
+        NormalizeRows<kTogether>(
+            min(count - first, kTogether), d, end ? pass.norm_f : weights.norm, nullptr, pass.epsilon,
+            [&](int r) { return pass.x + (first + r) * pass.ld; },
+            [&](int r) { return own ? own_rows + (first + r) * ld_in : pass.normed + (first + r) * pass.ld; });
+        __syncthreads();
       }
       if (own) {
         in = own_rows;
-        __syncthreads();
       } else {
-        grid.Wait();
+        wait();
       }
       if (end) break;
     }
@@ -173,7 +191,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
             to[row * ld_to + j] = part == kOut ? sum + held.added : sum;
           }
         });
-    grid.Wait();
+    wait();
   }
   for_parts([&](int write, int i) {
     if (i < d) PushChannel(p, p.writes[write], i, pass.normed[write * pass.ld + i]);
@@ -182,7 +200,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 
 template <int kTiles>
 BlockMemory<kTiles, float> MemoryFor(const WritePassCall& pass) {
-  return {pass.ld, static_cast<size_t>(pass.pooling.n + pass.pooling.m) * sizeof(float),
+  return {std::max({pass.ld, pass.ld_inner, pass.ld_parameters}),
+          static_cast<size_t>(pass.pooling.n + pass.pooling.m) * sizeof(float),
           KeptBytes<MambaWeights>(pass.layer_count) + KeptBytes<Write>(kMaxWritePassWrites) + KeptBytes<Linear>(2)};
 }
 
