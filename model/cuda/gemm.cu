@@ -9,6 +9,7 @@
 
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/few_rows.cuh"
+#include "model/cuda/gemm_wgmma.h"
 #include "model/cuda/kernels.h"
 #include "model/cuda/tensor_core.cuh"
 
@@ -332,7 +333,9 @@ void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
   const auto tiles = [&](int rows) { return Ceil(epilogue.rows, rows) * Ceil(linear.n, 64); };
   const auto launch = [&](auto shape) { LaunchManyRows<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
   const auto apart = [&](int rows) { return HasClusters() && tiles(rows) * kChunks <= kBlocksApart<kPlanes>; };
-  if (kPlanes == 1 && epilogue.rows <= 96 && apart(96)) {
+  if (HasWgmma() && !apart(64)) {
+    LinearWgmma(linear, x, x_plane, ldx, epilogue, stream);
+  } else if (kPlanes == 1 && epilogue.rows <= 96 && apart(96)) {
     launch(ManyRows<1, 96, true>());  // a refill beside a column is 65 rows and some
   } else if (apart(64)) {
     launch(ManyRows<kPlanes, 64, true>());

@@ -16,7 +16,7 @@ __host__ __device__ constexpr size_t KeptBytes(int count) {
   return (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
 }
 
-// Dynamic shared memory: compute capability 9.0 has 227 KiB a block, of which NormalizeRows takes some.
+// Dynamic shared memory: compute capability 9.0 has 227 KiB a block, of which a little is left for what is static.
 inline constexpr size_t kMaxBlockMemory = 225 * 1024;
 
 // A barrier of all blocks of a cooperative launch: a counter that only grows (Arrivals), so that nothing resets it.
@@ -24,7 +24,7 @@ class GridBarrier {
  public:
   __device__ GridBarrier(uint32_t* count, uint32_t base) : count_(count), target_(base) {}
 
-  // What any thread wrote before is seen by all after. The second warp calls meanwhile().
+  // What any thread wrote before is seen by all after. All warps but the first call meanwhile().
   template <typename Meanwhile>
   __device__ __forceinline__ void Wait(Meanwhile meanwhile) {
     target_ += gridDim.x;
@@ -35,7 +35,7 @@ class GridBarrier {
       do {
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count_) : "memory");
       } while (static_cast<int32_t>(seen - target_) < 0);
-    } else if (threadIdx.x / kWarp == 1) {
+    } else if (threadIdx.x >= kWarp) {
       meanwhile();
     }
     __syncthreads();
@@ -100,9 +100,11 @@ class WeightRing {
     }
   }
 
-  // Starts copies where tasks that are done have made room. By a warp, always the same.
+  // Starts copies where tasks that are done have made room. By all warps but the first, which share the rows: a warp's
+  // copies start one after the other.
   __device__ void Issue() {
-    const int lane = threadIdx.x % kWarp;
+    constexpr int kIssuers = kChunks - 1;
+    const int lane = threadIdx.x % kWarp, issuer = threadIdx.x / kWarp - 1;
     while (next_ != nullptr && issued_ - used_ < kJobs) {
       const Linear& linear = *next_;
       const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
@@ -110,12 +112,12 @@ class WeightRing {
       if (at < 0) return;
       uint64_t* full = full_ + issued_ % kJobs;
       const int rows = linear.type == Type::kSplit ? 32 : 16;
-      if (lane == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
-      __syncwarp();
-      if (lane < rows) {
-        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + lane / 16 * linear.plane +
-                                    static_cast<int64_t>(next_j0_ + lane % 16) * linear.k;
-        CopyBulk(memory_ + at + lane * (row_bytes + 2 * kRingPad), from, row_bytes, full);
+      if (issuer == 0 && lane == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
+      const int row = issuer + lane * kIssuers;
+      if (row < rows) {
+        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + row / 16 * linear.plane +
+                                    static_cast<int64_t>(next_j0_ + row % 16) * linear.k;
+        CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
       }
       head_ = static_cast<uint32_t>(at) + bytes;
       ++issued_;

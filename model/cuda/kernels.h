@@ -182,7 +182,7 @@ struct WindowPass {
   Cache cache;
   bool keep_tokens;
   int heads, n;
-  float scale;          // GroupScale
+  float scale;  // GroupScale
   float *x, *x_wanted;  // [rows, ld]
   __nv_bfloat16 *normed, *qkv, *attended, *inner, *outputs;
   int64_t ld, ld_qkv, ld_inner;

@@ -1,7 +1,16 @@
 // Draws ids where the logits are, bit for bit as model/sampling/sampler.cc does on the host: weights are integers, so
-// sums do not depend on their order. A block draws for one row. What top_k and top_p keep is found without sorting: a
-// histogram over the leading bits of the weights, then over the next bits of those in the one bin that matters, until
-// the weight of the last kept id is known exactly.
+// sums do not depend on their order. What top_k and top_p keep is found without sorting: a histogram over the leading
+// bits of the weights, then over the next bits of those in the one bin that matters, until the weight of the last kept
+// id is known exactly.
+//
+// The blocks of a cluster share a row, a run of its ids each, when rows are few; otherwise a block has a row of its
+// own. Logits are read once: their weights stay in shared memory. Vocabularies too wide for that, and devices that have
+// too little of it, weigh the logits anew in every pass.
+#include <cooperative_groups.h>
+#include <cuda_pipeline.h>
+
+#include <algorithm>
+
 #include "model/cuda/kernels.h"
 #include "model/sampling/exp_weight.h"
 #include "model/sampling/philox.h"
@@ -9,260 +18,472 @@
 namespace smt::cuda {
 namespace {
 
+using Sum = unsigned long long;
+
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr int kThreads = 1024, kWarps = kThreads / kWarp;
-constexpr int kFirstBits = 5;                 // after a weight's leading one
-constexpr int kFirstBins = 34 << kFirstBits;  // by width (1 to 33) and those bits
-constexpr int kDigit = 9;                     // bits of each later level
-constexpr int kBinsOfLane = kFirstBins / kWarp;
+constexpr int kBatch = 4;      // ids that a thread takes at a time
+constexpr int kMaxBlocks = 8;  // of a row
+
+// A weight has 24 significant bits, so that it is a float32 exactly, and its bits tell apart the same weights in the
+// same order. In memory it is a uint32; 2^32 - 1, which is no weight, stands for 2^32.
+constexpr unsigned kMaxWeight = 0xffffffffu;
+__device__ __forceinline__ Sum WeightOf(unsigned held) { return Sum{held} + (held == kMaxWeight); }
+__device__ __forceinline__ unsigned FloatBits(unsigned held) { return __float_as_uint(__uint2float_rn(held)); }
+
+// Bins of the first histogram go by the exponent and 5 more bits, those of the next two by 9 more each.
+constexpr int kFirstShift = 18, kDigit = 9;
+constexpr int kBins = 32 << 5;  // 2^32 has the highest one
+// Bits before the shift in the lowest bin; those of 1 are one less, in a bin that then would hold nothing else.
+constexpr int kFirstBias = (127 << 5) + 1;
+
+struct Found {
+  int bin;
+  Sum rest;    // of the target within the bin
+  Sum amount;  // of the bin
+};
 
 struct Shared {
-  unsigned long long sum[kFirstBins];
-  unsigned int count[kFirstBins];
-  unsigned long long scan[kWarps];
-  float warp_max[kWarps];
-  // What the bin search found.
-  int bin;
-  unsigned long long rest, sum_above, bin_count;
-  int id;
+  unsigned low[kBins], high[kBins];  // 64-bit sums: shared memory adds 32 bits at a time
+  Sum scan[kWarps];
+  Sum best_of_block[kMaxBlocks], sum_of_block[kMaxBlocks];  // by rank
+  Found found;
+  Sum before_chunk;
+  int chunk, id;
 };
 
 // Which weights are kept: those greater, and equal ones up to an id.
 struct Cut {
-  unsigned long long weight = 1;
+  unsigned weight = 1;
   int last_id = 0x7fffffff;
+  Sum dropped = 0;  // the sum of equal ones after that id
 };
 
-struct Weights {
-  const float* logits;
-  float temperature, max_scaled;
-  int vocab;
-  __device__ __forceinline__ unsigned long long At(int id) const {
-    return ExpWeight(logits[id] / temperature - max_scaled);
-  }
+// The blocks of a row.
+template <bool kCluster>
+struct Blocks {
+  __device__ int count() const { return 1; }
+  __device__ int rank() const { return 0; }
+  __device__ Shared& SharedOf(Shared& own, int) const { return own; }
+  __device__ void Arrive() const {}
+  __device__ void Wait() const {}
+  __device__ void Sync() const { __syncthreads(); }
 };
-
-__device__ __forceinline__ int Width(unsigned long long weight) { return 64 - __clzll(weight); }
-__device__ __forceinline__ int LowBits(int width) { return width > kFirstBits ? width - 1 - kFirstBits : 0; }
-__device__ __forceinline__ int FirstBin(unsigned long long weight) {
-  const int width = Width(weight);
-  const unsigned long long fraction =
-      width > kFirstBits ? weight >> (width - 1 - kFirstBits) : weight << (kFirstBits + 1 - width);
-  return width << kFirstBits | static_cast<int>(fraction & ((1u << kFirstBits) - 1));
-}
-
-__device__ float BlockMax(Shared& s, float x) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const float other = __shfl_xor_sync(kAll, x, offset);
-    x = other > x ? other : x;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+template <>
+struct Blocks<true> {
+  __device__ int count() const { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
+  __device__ int rank() const { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
+  __device__ Shared& SharedOf(Shared& own, int rank) const {
+    return *cooperative_groups::this_cluster().map_shared_rank(&own, rank);
   }
-  if (threadIdx.x % kWarp == 0) s.warp_max[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float max = s.warp_max[0];
-  for (int i = 1; i < kWarps; ++i) max = s.warp_max[i] > max ? s.warp_max[i] : max;
-  __syncthreads();
-  return max;
-}
+  __device__ void Arrive() const { cooperative_groups::cluster_group::barrier_arrive(); }
+  __device__ void Wait() const { cooperative_groups::cluster_group::barrier_wait(); }
+  __device__ void Sync() const { cooperative_groups::this_cluster().sync(); }
+};
+#endif
 
-// Sum over the threads before this one; `total` over all.
-__device__ unsigned long long ExclusiveScan(Shared& s, unsigned long long x, unsigned long long* total) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  unsigned long long inclusive = x;
+__device__ __forceinline__ Sum WarpScan(Sum x) {  // inclusive
   for (int offset = 1; offset < kWarp; offset *= 2) {
-    const unsigned long long other = __shfl_up_sync(kAll, inclusive, offset);
-    if (lane >= offset) inclusive += other;
+    const Sum other = __shfl_up_sync(kAll, x, offset);
+    if (static_cast<int>(threadIdx.x % kWarp) >= offset) x += other;
   }
+  return x;
+}
+
+// Sum over the threads of the block before this one; `total` over all.
+__device__ Sum BlockScan(Shared& s, Sum x, Sum* total) {
+  static_assert(kWarps == kWarp);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Sum inclusive = WarpScan(x);
   if (lane == kWarp - 1) s.scan[warp] = inclusive;
   __syncthreads();
-  unsigned long long before = 0, all = 0;
-  for (int i = 0; i < kWarps; ++i) {
-    if (i < warp) before += s.scan[i];
-    all += s.scan[i];
-  }
+  const Sum warps = WarpScan(s.scan[lane]), before = __shfl_sync(kAll, warps, (warp + kWarp - 1) % kWarp);
+  *total = __shfl_sync(kAll, warps, kWarp - 1);
   __syncthreads();
-  *total = all;
-  return before + inclusive - x;
+  return (warp == 0 ? 0 : before) + inclusive - x;
 }
 
-// Finds, from the highest bin down, where the count or sum reaches `target` (>= 1): s.bin (-1: nowhere), s.rest of the
-// target within it, s.sum_above plus what the bins above hold.
-__device__ void FindBin(Shared& s, unsigned long long target, bool by_count) {
-  if (threadIdx.x < kWarp) {
-    const int lane = threadIdx.x, highest = kFirstBins - 1 - lane * kBinsOfLane;
-    unsigned long long own = 0, own_sum = 0;
-    for (int i = 0; i < kBinsOfLane; ++i) {
-      own += by_count ? s.count[highest - i] : s.sum[highest - i];
-      own_sum += s.sum[highest - i];
+__device__ Sum BlockMax(Shared& s, Sum x) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const auto warp_max = [](Sum y) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const Sum other = __shfl_xor_sync(kAll, y, offset);
+      y = other > y ? other : y;
     }
-    unsigned long long reached = own, reached_sum = own_sum;
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const unsigned long long other = __shfl_up_sync(kAll, reached, offset);
-      const unsigned long long other_sum = __shfl_up_sync(kAll, reached_sum, offset);
-      if (lane >= offset) {
-        reached += other;
-        reached_sum += other_sum;
-      }
-    }
-    const unsigned crossing = __ballot_sync(kAll, reached >= target);
-    if (crossing == 0) {
-      if (lane == 0) s.bin = -1;
-    } else if (lane == __ffs(crossing) - 1) {
-      unsigned long long rest = target - (reached - own), above = reached_sum - own_sum;
-      int bin = highest;
-      while (true) {
-        const unsigned long long here = by_count ? s.count[bin] : s.sum[bin];
-        if (here >= rest) break;
-        rest -= here;
-        above += s.sum[bin];
-        --bin;
-      }
-      s.bin = bin;
-      s.rest = rest;
-      s.sum_above += above;
-      s.bin_count = s.count[bin];
-    }
-  }
-  __syncthreads();
-}
-
-__device__ void ClearBins(Shared& s) {
-  for (int i = threadIdx.x; i < kFirstBins; i += kThreads) {
-    s.count[i] = 0;
-    s.sum[i] = 0;
-  }
-  __syncthreads();
-}
-
-// The cut that keeps the `target` heaviest ids (by_count), or the fewest whose weights reach `target`.
-__device__ Cut FindCut(Shared& s, const Weights& weights, unsigned long long target, bool by_count,
-                       unsigned long long sum, unsigned long long* sum_kept) {
-  ClearBins(s);
-  if (threadIdx.x == 0) s.sum_above = 0;
-  for (int id = threadIdx.x; id < weights.vocab; id += kThreads) {
-    const unsigned long long weight = weights.At(id);
-    if (weight == 0) continue;
-    const int bin = FirstBin(weight);
-    atomicAdd(&s.count[bin], 1u);
-    atomicAdd(&s.sum[bin], weight);
-  }
-  __syncthreads();
-  FindBin(s, target, by_count);
-  if (s.bin < 0) {  // fewer ids have a weight at all
-    *sum_kept = sum;
-    return {};
-  }
-  const int width = s.bin >> kFirstBits;
-  int low = LowBits(width);
-  // Everything in the bin shares these bits above the `low` ones.
-  unsigned long long prefix =
-      width > kFirstBits ? (1ull << kFirstBits) | (s.bin & ((1 << kFirstBits) - 1))
-                         : ((1ull << kFirstBits) | (s.bin & ((1 << kFirstBits) - 1))) >> (kFirstBits + 1 - width);
-  while (low > 0) {
-    const int digit = low < kDigit ? low : kDigit, shift = low - digit;
-    const unsigned long long rest = s.rest;
-    __syncthreads();
-    ClearBins(s);
-    for (int id = threadIdx.x; id < weights.vocab; id += kThreads) {
-      const unsigned long long weight = weights.At(id);
-      if (weight >> low != prefix) continue;
-      const int bin = static_cast<int>(weight >> shift & ((1ull << digit) - 1));
-      atomicAdd(&s.count[bin], 1u);
-      atomicAdd(&s.sum[bin], weight);
-    }
-    __syncthreads();
-    FindBin(s, rest, by_count);
-    prefix = prefix << digit | static_cast<unsigned long long>(s.bin);
-    low = shift;
-  }
-  const unsigned long long rest = s.rest, equal = s.bin_count, above = s.sum_above;
-  __syncthreads();
-  Cut cut;
-  cut.weight = prefix;
-  // Of the ids that weigh exactly this, the lowest so many.
-  const unsigned long long kept = by_count ? rest : (rest + prefix - 1) / prefix;
-  *sum_kept = above + kept * prefix;
-  if (kept >= equal) return cut;
-  const int piece = (weights.vocab + kThreads - 1) / kThreads, first = threadIdx.x * piece;
-  const int end = min(first + piece, weights.vocab);
-  unsigned long long own = 0, total = 0;
-  for (int id = first; id < end; ++id) own += weights.At(id) == prefix;
-  unsigned long long before = ExclusiveScan(s, own, &total);
-  if (before < kept && before + own >= kept) {
-    for (int id = first; id < end; ++id) {
-      if (weights.At(id) == prefix && ++before == kept) s.id = id;
-    }
-  }
-  __syncthreads();
-  cut.last_id = s.id;
-  __syncthreads();
-  return cut;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    DrawKernel(const float* __restrict__ logits, int64_t ld, const Draw* __restrict__ draws, int vocab,
-               int32_t* __restrict__ ids) {
-  __shared__ Shared s;
-  const float* row = logits + blockIdx.x * ld;
-  const Draw draw = draws[blockIdx.x];
-  float max = -INFINITY;
-  for (int id = threadIdx.x; id < vocab; id += kThreads) max = row[id] > max ? row[id] : max;
-  max = BlockMax(s, max);
-  if (max == -INFINITY) {
-    if (threadIdx.x == 0) ids[blockIdx.x] = -1;
-    return;
-  }
-  const float max_scaled = draw.temperature > 0 ? max / draw.temperature : 0.0f;
-  if (!(draw.temperature > 0) || !isfinite(max_scaled)) {
-    if (threadIdx.x == 0) s.id = vocab;
-    __syncthreads();
-    for (int id = threadIdx.x; id < vocab; id += kThreads) {
-      if (row[id] == max) {
-        atomicMin(&s.id, id);
-        break;
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) ids[blockIdx.x] = s.id;
-    return;
-  }
-  const Weights weights = {row, draw.temperature, max_scaled, vocab};
-  Cut cut;
-  const bool top_k = draw.top_k > 0 && draw.top_k < vocab;
-  unsigned long long sum = 0;
-  if (top_k || draw.top_p < 1.0f) {
-    unsigned long long own = 0;
-    for (int id = threadIdx.x; id < vocab; id += kThreads) own += weights.At(id);
-    ExclusiveScan(s, own, &sum);
-  }
-  if (top_k) cut = FindCut(s, weights, static_cast<unsigned long long>(draw.top_k), true, sum, &sum);
-  if (draw.top_p < 1.0f) cut = FindCut(s, weights, TopPThreshold(draw.top_p, sum), false, sum, &sum);
-  const unsigned long long least = MinPThreshold(draw.min_p);
-  if (least > cut.weight) {
-    cut = Cut();
-    cut.weight = least;
-  }
-  // In id order: each thread a run of neighbours.
-  const int piece = (vocab + kThreads - 1) / kThreads, first = threadIdx.x * piece, end = min(first + piece, vocab);
-  const auto kept = [&](int id) -> unsigned long long {
-    const unsigned long long weight = weights.At(id);
-    return weight > cut.weight || (weight == cut.weight && id <= cut.last_id) ? weight : 0;
+    return y;
   };
-  unsigned long long own = 0, total = 0;
-  for (int id = first; id < end; ++id) own += kept(id);
-  const unsigned long long before = ExclusiveScan(s, own, &total);
-  const unsigned long long r = ScaleRandom(DrawBits(draw.seed, draw.position), total);
-  if (before <= r && r < before + own) {
-    unsigned long long rest = r - before;
-    for (int id = first; id < end; ++id) {
-      const unsigned long long weight = kept(id);
-      if (rest < weight) {
-        ids[blockIdx.x] = id;
-        break;
-      }
-      rest -= weight;
+  x = warp_max(x);
+  if (lane == 0) s.scan[warp] = x;
+  __syncthreads();
+  x = warp_max(s.scan[lane]);
+  __syncthreads();
+  return x;
+}
+
+// logits / temperature as IEEE division rounds it. With the reciprocal at hand that takes five operations: the second
+// quotient is at most an ulp off, so that the third is the rounded one (Markstein), while its residual is exact and
+// nothing overflows. Beyond that a quotient matters no more: below 2^-60 it changes no weight, above 2^100 - far more
+// than the maximum's - its weight is 0 (NaN's too), and Prepare refuses the rest.
+struct Scale {
+  float temperature, inverse, max_scaled;
+  bool quick;
+
+  __device__ static Scale Prepare(float temperature, float max_scaled) {
+    const bool quick = temperature >= 0x1p-30f && temperature <= 0x1p30f && fabsf(max_scaled) < 0x1p100f;
+    return {temperature, 1.0f / temperature, max_scaled, quick};
+  }
+  __device__ __forceinline__ float QuickQuotient(float x) const {
+    float q = x * inverse;
+    q = fmaf(fmaf(-q, temperature, x), inverse, q);
+    return fmaf(fmaf(-q, temperature, x), inverse, q);
+  }
+  // ExpWeight, as it is held.
+  __device__ __forceinline__ static unsigned Weigh(float x) {
+    using C = ExpConstants;
+    const float shifted = fmaf(x, C::kLog2E, C::kRound), n = shifted - C::kRound;
+    float r = fmaf(n, -C::kLn2Hi, x);
+    r = fmaf(n, -C::kLn2Lo, r);
+    float p = fmaf(C::kC7, r, C::kC6);
+    p = fmaf(p, r, C::kC5);
+    p = fmaf(p, r, C::kC4);
+    p = fmaf(p, r, C::kC3);
+    p = fmaf(p, r, C::kC2);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    // The lowest bits of `shifted` are n's: p * 2^(n + 32), whose conversion rounds down and makes 2^32 the greatest.
+    const unsigned scaled = __float_as_uint(p) + (__float_as_uint(shifted) << 23) + (32u << 23);
+    return x > C::kCutoff ? __float2uint_rz(__uint_as_float(scaled)) : 0;
+  }
+  __device__ __forceinline__ void Weigh(const float (&logits)[kBatch], unsigned (&weights)[kBatch]) const {
+    float q[kBatch];
+    if (quick) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) q[j] = QuickQuotient(logits[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) q[j] = logits[j] / temperature;
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) weights[j] = Weigh(q[j] - max_scaled);
+  }
+};
+
+// An order of (logit, lower id first) as integers; zeros are equal.
+__device__ __forceinline__ Sum Rank(float logit, int id) {
+  const unsigned bits = __float_as_uint(logit + 0.0f);
+  return Sum{bits >> 31 ? ~bits : bits | 0x80000000u} << 32 | ~static_cast<unsigned>(id);
+}
+__device__ __forceinline__ float LogitOf(Sum rank) {
+  const unsigned bits = static_cast<unsigned>(rank >> 32);
+  return __uint_as_float(bits >> 31 ? bits & 0x7fffffffu : ~bits);
+}
+__device__ __forceinline__ int IdOf(Sum rank) { return static_cast<int>(~static_cast<unsigned>(rank)); }
+
+// A block's part of a row: `count` ids from `first` on.
+template <bool kHeld, bool kCluster>
+struct Part {
+  Shared& s;
+  unsigned* held;     // kHeld: logits, then weights
+  const float* from;  // logits
+  int first, count;
+  Blocks<kCluster> blocks;
+  Scale scale;
+
+  __device__ void Start() {
+    blocks.Arrive();
+    if (kHeld) {
+#pragma unroll 8
+      for (int i = threadIdx.x; i < count; i += kThreads) __pipeline_memcpy_async(&held[i], &from[i], sizeof(float));
+      __pipeline_commit();
+    }
+    for (int i = threadIdx.x; i < kBins; i += kThreads) s.low[i] = s.high[i] = 0;
+    if (kHeld) __pipeline_wait_prior(0);  // each thread goes on with what it copied
+  }
+  __device__ __forceinline__ void LoadLogits(int i, int stride, int end, float (&logits)[kBatch]) const {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j, i += stride) {
+      logits[j] = i >= end ? -INFINITY : kHeld ? __uint_as_float(held[i]) : from[i];
     }
   }
+  // Weights of i, i + stride, ...; 0 from `end` on.
+  __device__ __forceinline__ void Load(int i, int stride, int end, unsigned (&weights)[kBatch]) const {
+    if (kHeld) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j, i += stride) weights[j] = i < end ? held[i] : 0;
+    } else {
+      float logits[kBatch];
+      LoadLogits(i, stride, end, logits);
+      scale.Weigh(logits, weights);
+    }
+  }
+  // The row's greatest Rank.
+  __device__ Sum Best() const {
+    float highest = -INFINITY;
+    int at = 0;
+    for (int i = threadIdx.x; i < count; i += kBatch * kThreads) {
+      float logits[kBatch];
+      LoadLogits(i, kThreads, count, logits);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (logits[j] > highest) {
+          highest = logits[j];
+          at = i + j * kThreads;
+        }
+      }
+    }
+    Sum best = BlockMax(s, Rank(highest, first + at));
+    if (kCluster) {
+      blocks.Wait();  // for the others to run
+      if (threadIdx.x < blocks.count()) blocks.SharedOf(s, threadIdx.x).best_of_block[blocks.rank()] = best;
+      blocks.Sync();
+      for (int i = 0; i < blocks.count(); ++i) best = max(best, s.best_of_block[i]);
+    }
+    return best;
+  }
+  __device__ void Weigh() const {
+    if (!kHeld) return;
+    for (int i = threadIdx.x; i < count; i += kBatch * kThreads) {
+      float logits[kBatch];
+      unsigned weights[kBatch];
+      LoadLogits(i, kThreads, count, logits);
+      scale.Weigh(logits, weights);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (i + j * kThreads < count) held[i + j * kThreads] = weights[j];
+      }
+    }
+    __syncthreads();
+  }
+
+  struct Scan {
+    Sum before, before_block, block, total;
+  };
+  // Over the threads of all blocks, in order.
+  __device__ Scan ScanAll(Sum own) const {
+    Scan scan = {};
+    scan.before = BlockScan(s, own, &scan.block);
+    if (!kCluster) {
+      scan.total = scan.block;
+      return scan;
+    }
+    if (threadIdx.x < blocks.count()) blocks.SharedOf(s, threadIdx.x).sum_of_block[blocks.rank()] = scan.block;
+    blocks.Sync();
+    for (int i = 0; i < blocks.count(); ++i) {
+      if (i < blocks.rank()) scan.before_block += s.sum_of_block[i];
+      scan.total += s.sum_of_block[i];
+    }
+    scan.before += scan.before_block;
+    return scan;
+  }
+
+  // Adds the ids that weigh `least` to `greatest`, or those weights, to the bins.
+  __device__ void FillBins(bool by_count, unsigned least, unsigned greatest, int shift, int bias) const {
+    for (int i = threadIdx.x; i < count; i += kBatch * kThreads) {
+      unsigned weights[kBatch], before[kBatch], amount[kBatch];
+      int bin[kBatch];
+      bool counts[kBatch];
+      Load(i, kThreads, count, weights);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        counts[j] = weights[j] - least <= greatest - least;
+        amount[j] = by_count ? 1 : weights[j] == kMaxWeight ? 0 : weights[j];
+        bin[j] = max(static_cast<int>(FloatBits(weights[j]) >> shift) - bias, 0);
+        if (counts[j]) before[j] = atomicAdd(&s.low[bin[j]], amount[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (counts[j] && (amount[j] == 0 || before[j] > ~amount[j])) atomicAdd(&s.high[bin[j]], 1u);
+      }
+    }
+  }
+
+  // Finds, from the highest bin of all blocks down, where the amounts reach target_of(their sum), which is at least 1;
+  // a bin of -1: nowhere. Empties the bins.
+  template <typename TargetOf>
+  __device__ Found FindBin(TargetOf target_of) const {
+    blocks.Sync();
+    const int slice = kBins / blocks.count(), bin = kBins - 1 - (blocks.rank() * slice + static_cast<int>(threadIdx.x));
+    Sum own = 0;
+    if (threadIdx.x < slice) {
+      for (int i = 0; i < blocks.count(); ++i) {
+        const Shared& other = blocks.SharedOf(s, i);
+        own += Sum{other.high[bin]} << 32 | other.low[bin];
+      }
+    }
+    const Scan scan = ScanAll(own);
+    for (int i = threadIdx.x; i < kBins; i += kThreads) s.low[i] = s.high[i] = 0;
+    const Sum target = target_of(scan.total);
+    if (scan.before < target && target <= scan.before + own) {
+      for (int i = 0; i < blocks.count(); ++i) blocks.SharedOf(s, i).found = {bin, target - scan.before, own};
+    }
+    blocks.Sync();
+    Found found = s.found;
+    if (scan.total < target) found.bin = -1;
+    return found;
+  }
+
+  // In id order, calls take(id) in the one thread that has the id with which the sum of amount(id, weight) exceeds
+  // pick(sum over the row).
+  template <typename Amount, typename Pick, typename Take>
+  __device__ void Locate(Amount amount, Pick pick, Take take) const {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, chunk = (count + kWarps - 1) / kWarps;
+    unsigned weights[kBatch];
+    Sum own = 0;
+    const int chunk_end = min((warp + 1) * chunk, count);
+    for (int i = warp * chunk + lane; i < chunk_end; i += kBatch * kWarp) {
+      Load(i, kWarp, chunk_end, weights);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) own += amount(first + i + j * kWarp, weights[j]);
+    }
+    const Scan scan = ScanAll(own);
+    const Sum picked = pick(scan.total);
+    if (picked < scan.before_block || picked - scan.before_block >= scan.block) return;
+    // The warp's ids are in order, its lanes' are not.
+    const Sum before_warp = __shfl_sync(kAll, scan.before, 0);
+    const Sum after_warp = __shfl_sync(kAll, scan.before + own, kWarp - 1);
+    if (lane == 0 && before_warp <= picked && picked < after_warp) {
+      s.chunk = warp;
+      s.before_chunk = before_warp;
+    }
+    __syncthreads();
+    const int piece = (chunk + kThreads - 1) / kThreads,
+              begin = s.chunk * chunk + static_cast<int>(threadIdx.x) * piece;
+    const int end = min(begin + piece, min((s.chunk + 1) * chunk, count));
+    own = 0;
+    for (int i = begin; i < end; i += kBatch) {
+      Load(i, 1, end, weights);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) own += amount(first + i + j, weights[j]);
+    }
+    Sum rest = picked - s.before_chunk, total = 0;
+    const Sum before = BlockScan(s, own, &total);
+    if (rest < before || rest >= before + own) return;
+    rest -= before;
+    for (int i = begin; i < end; i += kBatch) {
+      Load(i, 1, end, weights);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const Sum here = amount(first + i + j, weights[j]);
+        if (rest < here) {
+          take(first + i + j);
+          return;
+        }
+        rest -= here;
+      }
+    }
+  }
+
+  // The cut that keeps the `top_k` heaviest ids, or, if that is 0, the fewest whose weights reach `top_p` of what
+  // `outer` keeps.
+  __device__ Cut FindCut(int top_k, float top_p, const Cut& outer) const {
+    const bool by_count = top_k > 0;
+    unsigned least = outer.weight, greatest = kMaxWeight;
+    Found found = {};
+    for (int shift = kFirstShift, bias = kFirstBias; shift >= 0; shift -= kDigit) {
+      FillBins(by_count, least, greatest, shift, bias);
+      found = FindBin([&](Sum total) {
+        if (shift < kFirstShift) return found.rest;
+        return by_count ? Sum(top_k) : max(Sum{TopPThreshold(top_p, total - outer.dropped)}, Sum{1});
+      });
+      if (found.bin < 0) return outer;  // fewer ids have a weight at all
+      const unsigned bits = static_cast<unsigned>(bias + found.bin) << shift;
+      greatest = __float2uint_rz(__uint_as_float(bits + (1u << shift) - 1));
+      least = min(__float2uint_ru(__uint_as_float(bits)), greatest);  // 1 is below its bin's bits
+      if (least == greatest) break;
+      bias = static_cast<int>(bits >> (shift - kDigit));
+    }
+    Cut cut;
+    cut.weight = least;
+    // Of the ids that weigh exactly this, the lowest so many.
+    const Sum weight = WeightOf(least), equal = by_count ? found.amount : found.amount / weight;
+    const Sum kept = by_count ? found.rest : (found.rest + weight - 1) / weight;
+    if (kept >= equal) return cut;
+    cut.dropped = (equal - kept) * weight;
+    Locate([&](int, unsigned held_weight) -> Sum { return held_weight == least; }, [&](Sum) { return kept - 1; },
+           [&](int id) {
+             for (int i = 0; i < blocks.count(); ++i) blocks.SharedOf(s, i).id = id;
+           });
+    blocks.Sync();
+    cut.last_id = s.id;
+    return cut;
+  }
+};
+
+template <bool kHeld, bool kCluster>
+__global__ void __launch_bounds__(kThreads)
+    DrawKernel(const float* __restrict__ logits, int64_t ld, const Draw* __restrict__ draws, int vocab, int ids_a_block,
+               int32_t* __restrict__ ids) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  constexpr bool kRuns = true;
+#else
+  constexpr bool kRuns = !kCluster;
+#endif
+  if constexpr (kRuns) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    const Blocks<kCluster> blocks;
+    const int row = static_cast<int>(blockIdx.x) / blocks.count(), first = blocks.rank() * ids_a_block;
+    Part<kHeld, kCluster> part = {*reinterpret_cast<Shared*>(memory),
+                                  reinterpret_cast<unsigned*>(memory + sizeof(Shared)),
+                                  logits + row * ld + first,
+                                  first,
+                                  max(min(ids_a_block, vocab - first), 0),
+                                  blocks,
+                                  {}};
+    const Draw draw = draws[row];
+    part.Start();
+    const Sum best = part.Best();
+    const float max = LogitOf(best);
+    const float max_scaled = draw.temperature > 0 ? max / draw.temperature : 0.0f;
+    if (max == -INFINITY || !(draw.temperature > 0) || !isfinite(max_scaled)) {
+      if (blocks.rank() == 0 && threadIdx.x == 0) ids[row] = max == -INFINITY ? -1 : IdOf(best);
+      return;
+    }
+    part.scale = Scale::Prepare(draw.temperature, max_scaled);
+    part.Weigh();
+    Cut cut;
+    if (draw.top_k > 0 && draw.top_k < vocab) cut = part.FindCut(draw.top_k, 1.0f, cut);
+    if (draw.top_p < 1.0f) cut = part.FindCut(0, draw.top_p, cut);
+    const unsigned least = static_cast<unsigned>(::min(MinPThreshold(draw.min_p), uint64_t{kMaxWeight}));
+    if (least > cut.weight) {
+      cut = Cut();
+      cut.weight = least;
+    }
+    part.Locate(
+        [&](int id, unsigned weight) -> Sum {
+          return weight > cut.weight || (weight == cut.weight && id <= cut.last_id) ? WeightOf(weight) : 0;
+        },
+        [&](Sum total) { return ScaleRandom(DrawBits(draw.seed, draw.position), total); },
+        [&](int id) { ids[row] = id; });
+  }
+}
+
+struct Device {
+  int processors = 0, held_ids = 0;  // that a block has room for
+  bool clusters = false;
+};
+
+const Device& TheDevice() {
+  static const Device device = [] {
+    int index = 0, major = 0, shared = 0;
+    Device found;
+    CheckCuda(cudaGetDevice(&index), "asking for the device");
+    const auto ask = [index](int* value, cudaDeviceAttr attribute) {
+      CheckCuda(cudaDeviceGetAttribute(value, attribute, index), "asking for the device");
+    };
+    ask(&major, cudaDevAttrComputeCapabilityMajor);
+    ask(&found.processors, cudaDevAttrMultiProcessorCount);
+    ask(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    found.clusters = major >= 9;
+    found.held_ids = (shared - static_cast<int>(sizeof(Shared))) / static_cast<int>(sizeof(unsigned));
+    for (const auto kernel : {DrawKernel<true, true>, DrawKernel<true, false>}) {
+      CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                "raising the shared memory of the sampler");
+    }
+    return found;
+  }();
+  return device;
 }
 
 }  // namespace
@@ -270,8 +491,29 @@ __global__ void __launch_bounds__(kThreads)
 void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids,
              cudaStream_t stream) {
   if (rows == 0) return;
-  DrawKernel<<<rows, kThreads, 0, stream>>>(logits, ld, draws, vocab, ids);
-  CheckCuda(cudaGetLastError(), "launching the sampler");
+  const Device& device = TheDevice();
+  const auto ids_a_block = [vocab](int blocks) { return (vocab + blocks - 1) / blocks; };
+  const int most = device.clusters ? kMaxBlocks : 1;
+  int blocks = 1;
+  while (blocks < most && ids_a_block(blocks) > device.held_ids) blocks *= 2;
+  const bool held = ids_a_block(blocks) <= device.held_ids;
+  // A block on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
+  while (blocks < most && 2 * blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(rows * blocks);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = sizeof(Shared) + (held ? sizeof(unsigned) * ids_a_block(blocks) : 0);
+  config.stream = stream;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  config.attrs = &cluster;
+  config.numAttrs = blocks > 1 ? 1 : 0;
+  const auto kernel = blocks > 1 ? (held ? DrawKernel<true, true> : DrawKernel<false, true>)
+                                 : (held ? DrawKernel<true, false> : DrawKernel<false, false>);
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, logits, ld, draws, vocab, ids_a_block(blocks), ids),
+            "launching the sampler");
 }
 
 }  // namespace smt::cuda

@@ -8,14 +8,17 @@
 namespace smt::cuda {
 namespace {
 
+constexpr int kNormRows = 4;  // of a block, a warp each
+
 template <typename T>
-__global__ void __launch_bounds__(kNormThreads)
-    NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ to_rows, int d,
+__global__ void __launch_bounds__(kNormRows* kWarp)
+    NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ to_rows, int rows, int d,
                     const float* __restrict__ weight, const float* __restrict__ bias, float epsilon, T* __restrict__ y,
                     int64_t ldy) {
-  const int64_t row = blockIdx.x, to = to_rows != nullptr ? to_rows[row] : row;
-  NormalizeRows<1>(
-      1, d, weight, bias, epsilon, [&](int) { return x + row * ldx; }, [&](int) { return y + to * ldy; });
+  const int64_t row = blockIdx.x * kNormRows + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int64_t to = to_rows != nullptr ? to_rows[row] : row;
+  NormalizeRow(x + row * ldx, d, weight, bias, epsilon, y + to * ldy);
 }
 
 template <typename Embedding>
@@ -163,8 +166,8 @@ void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_row
                const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream) {
   if (rows == 0) return;
   const auto launch = [&](auto* to) {
-    NormalizeKernel<<<static_cast<unsigned>(rows), kNormThreads, 0, stream>>>(x, ldx, to_rows, d, weight, bias, epsilon,
-                                                                              to, ldy);
+    NormalizeKernel<<<static_cast<unsigned>((rows + kNormRows - 1) / kNormRows), kNormRows * kWarp, 0, stream>>>(
+        x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy);
   };
   if (out_type == Type::kBfloat16) {
     launch(static_cast<__nv_bfloat16*>(y));

@@ -68,29 +68,14 @@ __device__ __forceinline__ void StoreFour(T* y, int i, int d, const Four& value)
   }
 }
 
-inline constexpr int kNormThreads = 256;
-
-// sum[r] = the sum over the block of own[r], the same in every thread.
-template <int kRows>
-__device__ __forceinline__ void BlockSums(const float (&own)[kRows], int rows, float (*of_warp)[8],
-                                          float (&sum)[kRows]) {
-  constexpr int kWarps = kNormThreads / kWarp;
+// Of a row's parts, one butterfly each, then in order.
+template <int kParts>
+__device__ __forceinline__ float SumOfParts(const float (&part)[kParts]) {
+  float sum = 0;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
-    const float of_own_warp = WarpSum(own[r]);
-    if (threadIdx.x % kWarp == 0) of_warp[r][threadIdx.x / kWarp] = of_own_warp;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
-    sum[r] = 0;
-#pragma unroll
-    for (int i = 0; i < kWarps; ++i) sum[r] += of_warp[r][i];
-  }
+  for (int j = 0; j < kParts; ++j) sum += WarpSum(part[j]);
+  return sum;
 }
-
 // Spelled out: the compiler must not fuse this in one kernel and not in another.
 __device__ __forceinline__ Four Normalized(const Four& v, float mean, float scale, const Four& w, const Four& b) {
   Four out;
@@ -98,95 +83,80 @@ __device__ __forceinline__ Four Normalized(const Four& v, float mean, float scal
   for (int u = 0; u < 4; ++u) out.at[u] = __fmaf_rn(__fmul_rn(v.at[u] - mean, scale), w.at[u], b.at[u]);
   return out;
 }
+__device__ __forceinline__ float AddSquare(float sum, float value, float mean) {
+  return __fmaf_rn(value - mean, value - mean, sum);
+}
 __device__ __forceinline__ float NormScale(float squares, int d, float epsilon) {
   return 1.0f / sqrtf(squares / static_cast<float>(d) + epsilon);
 }
 
-// NormalizeRows of one row of any length. Kept out of the kernels' way.
+// NormalizeRow of any length. Kept out of the kernels' way.
 template <typename T>
-__device__ __noinline__ void NormalizeAnyRow(const float* x, int d, const float* weight, const float* bias,
-                                             float epsilon, T* y) {
-  __shared__ float of_warp[2][1][8];
-  constexpr int kStep = 4 * kNormThreads;
-  const int first = 4 * threadIdx.x;
-  float own[1] = {0}, mean[1] = {0}, squares[1];
-  if (bias != nullptr) {
+__device__ __noinline__ void NormalizeLongRow(const float* x, int d, const float* weight, const float* bias,
+                                              float epsilon, T* y) {
+  const int first = 4 * (threadIdx.x % kWarp);
+  float part[1] = {0};
 #pragma unroll 1
-    for (int i = first; i < d; i += kStep) {
-      const Four v = LoadFour(x, i, d);
+  for (int i = first; i < d; i += 4 * kWarp) {
+    const Four v = LoadFour(x, i, d);
 #pragma unroll
-      for (int u = 0; u < 4; ++u) own[0] += v.at[u];  // zeros from d on
-    }
-    BlockSums(own, 1, of_warp[0], mean);
-    mean[0] /= static_cast<float>(d);
+    for (int u = 0; u < 4; ++u) part[0] += v.at[u];  // zeros from d on
   }
-  own[0] = 0;
+  const float mean = bias != nullptr ? SumOfParts(part) / static_cast<float>(d) : 0.0f;
+  part[0] = 0;
 #pragma unroll 1
-  for (int i = first; i < d; i += kStep) {
+  for (int i = first; i < d; i += 4 * kWarp) {
     const Four v = LoadFour(x, i, d);
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
-      if (i + u < d) own[0] = __fmaf_rn(v.at[u] - mean[0], v.at[u] - mean[0], own[0]);
+      if (i + u < d) part[0] = AddSquare(part[0], v.at[u], mean);
     }
   }
-  BlockSums(own, 1, of_warp[1], squares);
-  const float scale = NormScale(squares[0], d, epsilon);
+  const float scale = NormScale(SumOfParts(part), d, epsilon);
 #pragma unroll 1
-  for (int i = first; i < d; i += kStep) {
+  for (int i = first; i < d; i += 4 * kWarp) {
     const Four b = bias != nullptr ? LoadFour(bias, i, d) : Four{};
-    StoreFour(y, i, d, Normalized(LoadFour(x, i, d), mean[0], scale, LoadFour(weight, i, d), b));
+    StoreFour(y, i, d, Normalized(LoadFour(x, i, d), mean, scale, LoadFour(weight, i, d), b));
   }
 }
 
-// LayerNorm of up to kRows rows, RMSNorm where bias is null, by a block of kNormThreads: y(r)[:d] from x(r)[:d]. A
-// thread takes four neighbours of every 4 kNormThreads. The caller synchronizes before the next one.
-template <int kRows, typename X, typename Y>
-__device__ __forceinline__ void NormalizeRows(int rows, int d, const float* weight, const float* bias, float epsilon,
-                                              X x, Y y) {
-  __shared__ float of_warp[2][kRows][8];
-  if (d % 4 != 0 || d > 4 * kNormThreads) {
-#pragma unroll 1
-    for (int r = 0; r < rows; ++r) {
-      NormalizeAnyRow(x(r), d, weight, bias, epsilon, y(r));
-      __syncthreads();
-    }
-    return;
+// LayerNorm of a row, RMSNorm where bias is null, by one warp. A lane takes four neighbours of every 128, which are
+// parts with sums of their own: there is little else to do at once.
+template <typename T>
+__device__ __forceinline__ void NormalizeRow(const float* x, int d, const float* weight, const float* bias,
+                                             float epsilon, T* y) {
+  constexpr int kParts = 8, kStep = 4 * kWarp;
+  if (d % 4 != 0 || d > kParts * kStep) return NormalizeLongRow(x, d, weight, bias, epsilon, y);
+  const int first = 4 * (threadIdx.x % kWarp);
+  // All loads at once, from a place that is there.
+  Four v[kParts], w[kParts], b[kParts];
+#pragma unroll
+  for (int j = 0; j < kParts; ++j) {
+    const int at = first + j * kStep < d ? first + j * kStep : 0;
+    v[j] = *reinterpret_cast<const Four*>(x + at);
+    w[j] = *reinterpret_cast<const Four*>(weight + at);
+    b[j] = bias != nullptr ? *reinterpret_cast<const Four*>(bias + at) : Four{};
   }
-  // Each row is read once; where this thread has no columns, from a place that is there.
-  const int first = 4 * threadIdx.x, at = first < d ? first : 0;
-  const Four w = *reinterpret_cast<const Four*>(weight + at);
-  const Four b = bias != nullptr ? *reinterpret_cast<const Four*>(bias + at) : Four{};
-  Four held[kRows];
-  float own[kRows], mean[kRows], squares[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) held[r] = *reinterpret_cast<const Four*>(x(r < rows ? r : 0) + at);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    mean[r] = own[r] = 0;
-    if (first < d) {
-#pragma unroll
-      for (int u = 0; u < 4; ++u) own[r] += held[r].at[u];
-    }
-  }
+  float part[kParts], mean = 0;
   if (bias != nullptr) {
-    BlockSums(own, rows, of_warp[0], mean);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) mean[r] /= static_cast<float>(d);
+    for (int j = 0; j < kParts; ++j) {
+      part[j] = v[j].at[0] + v[j].at[1] + v[j].at[2] + v[j].at[3];
+      if (first + j * kStep >= d) part[j] = 0;
+    }
+    mean = SumOfParts(part) / static_cast<float>(d);
   }
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    own[r] = 0;
-    if (first < d) {
+  for (int j = 0; j < kParts; ++j) {
+    part[j] = 0;
 #pragma unroll
-      for (int u = 0; u < 4; ++u) own[r] = __fmaf_rn(held[r].at[u] - mean[r], held[r].at[u] - mean[r], own[r]);
-    }
+    for (int u = 0; u < 4; ++u) part[j] = AddSquare(part[j], v[j].at[u], mean);
+    if (first + j * kStep >= d) part[j] = 0;
   }
-  BlockSums(own, rows, of_warp[1], squares);
+  const float scale = NormScale(SumOfParts(part), d, epsilon);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (r < rows && first < d) {
-      StoreFour(y(r) + first, Normalized(held[r], mean[r], NormScale(squares[r], d, epsilon), w, b));
-    }
+  for (int j = 0; j < kParts; ++j) {
+    if (first + j * kStep < d) StoreFour(y + first + j * kStep, Normalized(v[j], mean, scale, w[j], b[j]));
   }
 }
 
@@ -209,8 +179,9 @@ __device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots
 template <int kWidth>
 struct GroupAttention {
   static constexpr int kStride = kWidth + 8;  // of keys and values in shared memory; no bank conflicts
-  static constexpr int kShared = 2 * kMaxGroupKeys * kStride * 2;
   static constexpr int kKeyBlocks = kMaxGroupKeys / 16, kSteps = kWidth / 16;
+  static constexpr int kTogether = kKeyBlocks * kWarp * 32;  // bytes, of GroupTile::AttendTogether
+  static constexpr int kShared = 2 * kMaxGroupKeys * kStride * 2 + kTogether;
 };
 
 struct GroupAttentionCall {
@@ -225,13 +196,196 @@ struct GroupAttentionCall {
   int64_t ld_out;
 };
 
+// Sixteen rows of a group in one head; by a warp, or by a block of at least kKeyBlocks warps that share it, to the same
+// bits.
+template <int kWidth>
+struct GroupTile {
+  using A = GroupAttention<kWidth>;
+  const GroupAttentionCall& call;
+  const Group& group;
+  int group_index, head;
+  int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+  int low, high;  // this lane's rows of the group
+  int blocks;     // of 16 keys that any row of the tile sees
+
+  __device__ __forceinline__ GroupTile(const GroupAttentionCall& call, const Group& group, int group_index, int head,
+                                       int tile)
+      : call(call),
+        group(group),
+        group_index(group_index),
+        head(head),
+        low(tile * 16 + g),
+        high(low + 8),
+        blocks((group.first_key + min(tile * 16 + 15, group.rows - 1)) / 16 + 1) {}
+
+  __device__ __forceinline__ void LoadQuery(uint32_t (&query)[A::kSteps][4]) const {
+    const __nv_bfloat16* q = call.qkv + head * kWidth + 2 * t;
+    const __nv_bfloat16* of_low = q + (group.first_row + min(low, group.rows - 1)) * call.ld;
+    const __nv_bfloat16* of_high = q + (group.first_row + min(high, group.rows - 1)) * call.ld;
+#pragma unroll
+    for (int s = 0; s < A::kSteps; ++s) {
+      query[s][0] = Pair(of_low + 16 * s);
+      query[s][1] = Pair(of_high + 16 * s);
+      query[s][2] = Pair(of_low + 16 * s + 8);
+      query[s][3] = Pair(of_high + 16 * s + 8);
+    }
+  }
+  // scores[j]: keys 16 b + 8 j + 2 t and the next, of the low row, then of the high one; -infinity where masked.
+  // Raises `largest` of the two rows.
+  __device__ __forceinline__ void Score(const __nv_bfloat16* keys, const uint32_t (&query)[A::kSteps][4], int b,
+                                        float (&scores)[2][4], float (&largest)[2]) const {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[0][e] = scores[1][e] = 0;
+    const __nv_bfloat16* at = keys + (16 * b + lane / 16 * 8 + lane % 8) * A::kStride + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int s = 0; s < A::kSteps; ++s) {
+      uint32_t k[4];
+      LoadMatrices(k, at + 16 * s);
+      MultiplyAdd(scores[0], query[s], k[0], k[1]);
+      MultiplyAdd(scores[1], query[s], k[2], k[3]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int key = 16 * b + 8 * j + 2 * t + e % 2, last = group.first_key + (e < 2 ? low : high);
+        scores[j][e] = key <= last ? __fmul_rn(scores[j][e], call.scale) : -INFINITY;
+        largest[e / 2] = fmaxf(largest[e / 2], scores[j][e]);
+      }
+    }
+  }
+  // Weights as bfloat16, the operand of their product with values; returns the sums of what they are then, of this
+  // lane's keys in the block.
+  __device__ __forceinline__ float2 Weigh(const float (&scores)[2][4], const float (&largest)[2],
+                                          uint32_t (&weights)[4]) const {
+    float2 sum = {0, 0};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const __nv_bfloat162 of_low =
+          __floats2bfloat162_rn(Exp2(scores[j][0] - largest[0]), Exp2(scores[j][1] - largest[0]));
+      const __nv_bfloat162 of_high =
+          __floats2bfloat162_rn(Exp2(scores[j][2] - largest[1]), Exp2(scores[j][3] - largest[1]));
+      sum.x += __low2float(of_low) + __high2float(of_low);
+      sum.y += __low2float(of_high) + __high2float(of_high);
+      weights[2 * j] = *reinterpret_cast<const uint32_t*>(&of_low);
+      weights[2 * j + 1] = *reinterpret_cast<const uint32_t*>(&of_high);
+    }
+    return sum;
+  }
+  // sums: of channels 8 c on, the next eight after them.
+  __device__ __forceinline__ void AddValues(const __nv_bfloat16* values, const uint32_t (&weights)[4], int b, int c,
+                                            float (&sums)[2][4]) const {
+    uint32_t v[4];
+    LoadMatricesTransposed(v, values + (16 * b + lane % 16) * A::kStride + lane / 16 * 8 + 8 * c);
+    MultiplyAdd(sums[0], weights, v[0], v[1]);
+    MultiplyAdd(sums[1], weights, v[2], v[3]);
+  }
+  __device__ __forceinline__ void Store(const float (&sums)[2][4], float2 scale, int c) const {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      const int row = e == 0 ? low : high;
+      if (row >= group.rows || (call.only_last && row != group.rows - 1)) continue;
+      const int64_t to = call.only_last ? group_index : group.first_row + row;
+      __nv_bfloat16* out = call.out + to * call.ld_out + head * kWidth + 8 * c + 2 * t;
+      const float by = e == 0 ? scale.x : scale.y;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        *reinterpret_cast<__nv_bfloat162*>(out + 8 * j) = __floats2bfloat162_rn(sums[j][e] * by, sums[j][e + 1] * by);
+      }
+    }
+  }
+  static __device__ __forceinline__ float MaxOfQuad(float x) {
+    x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+    return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+  }
+  static __device__ __forceinline__ float SumOfQuad(float x) {
+    x += __shfl_xor_sync(kAllLanes, x, 1);
+    return x + __shfl_xor_sync(kAllLanes, x, 2);
+  }
+  static __device__ __forceinline__ float2 Inverse(float2 sum) {
+    return {1.0f / SumOfQuad(sum.x), 1.0f / SumOfQuad(sum.y)};
+  }
+
+  // By one warp.
+  __device__ __forceinline__ void Attend(const __nv_bfloat16* keys, const __nv_bfloat16* values) const {
+    uint32_t query[A::kSteps][4], weights[A::kKeyBlocks][4];
+    float scores[A::kKeyBlocks][2][4], largest[2] = {-INFINITY, -INFINITY};
+    LoadQuery(query);
+#pragma unroll
+    for (int b = 0; b < A::kKeyBlocks; ++b) {
+      if (b < blocks) Score(keys, query, b, scores[b], largest);
+    }
+    largest[0] = MaxOfQuad(largest[0]);
+    largest[1] = MaxOfQuad(largest[1]);
+    float2 sum = {0, 0};
+#pragma unroll
+    for (int b = 0; b < A::kKeyBlocks; ++b) {
+      if (b < blocks) {
+        const float2 of_block = Weigh(scores[b], largest, weights[b]);
+        sum.x += of_block.x;
+        sum.y += of_block.y;
+      }
+    }
+    const float2 scale = Inverse(sum);
+#pragma unroll
+    for (int c = 0; c < kWidth / 8; c += 2) {
+      float sums[2][4] = {};
+#pragma unroll
+      for (int b = 0; b < A::kKeyBlocks; ++b) {
+        if (b < blocks) AddValues(values, weights[b], b, c, sums);
+      }
+      Store(sums, scale, c);
+    }
+  }
+
+  // By the block: a warp a block of keys, then a warp 16 channels. `room`: A::kTogether bytes.
+  __device__ __forceinline__ void AttendTogether(const __nv_bfloat16* keys, const __nv_bfloat16* values,
+                                                 std::byte* room) const {
+    auto* const max_of = reinterpret_cast<float2*>(room);                               // [blocks][lanes]
+    auto* const sum_of = max_of + A::kKeyBlocks * kWarp;                                // [blocks][lanes]
+    auto* const weights_of = reinterpret_cast<uint4*>(sum_of + A::kKeyBlocks * kWarp);  // [blocks][lanes]
+    float scores[2][4], largest[2] = {-INFINITY, -INFINITY};
+    if (warp < blocks) {
+      uint32_t query[A::kSteps][4];
+      LoadQuery(query);
+      Score(keys, query, warp, scores, largest);
+      max_of[warp * kWarp + lane] = {MaxOfQuad(largest[0]), MaxOfQuad(largest[1])};
+    }
+    __syncthreads();
+    if (warp < blocks) {
+      for (int b = 0; b < blocks; ++b) {
+        const float2 other = max_of[b * kWarp + lane];
+        largest[0] = fmaxf(largest[0], other.x);
+        largest[1] = fmaxf(largest[1], other.y);
+      }
+      uint32_t weights[4];
+      sum_of[warp * kWarp + lane] = Weigh(scores, largest, weights);
+      weights_of[warp * kWarp + lane] = {weights[0], weights[1], weights[2], weights[3]};
+    }
+    __syncthreads();
+    if (warp < kWidth / 16) {
+      float2 sum = {0, 0};
+      float sums[2][4] = {};
+      for (int b = 0; b < blocks; ++b) {
+        const float2 of_block = sum_of[b * kWarp + lane];
+        sum.x += of_block.x;
+        sum.y += of_block.y;
+        const uint4 w = weights_of[b * kWarp + lane];
+        const uint32_t weights[4] = {w.x, w.y, w.z, w.w};
+        AddValues(values, weights, b, 2 * warp, sums);
+      }
+      Store(sums, Inverse(sum), 2 * warp);
+    }
+  }
+};
+
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
 template <int kWidth, int kThreads>
 __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, const Group& group, int group_index,
                                             int head, std::byte* shared) {
   using A = GroupAttention<kWidth>;
   const Cache& cache = call.cache;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+  const int warp = threadIdx.x / kWarp;
   auto* keys = reinterpret_cast<__nv_bfloat16*>(shared);
   auto* values = keys + kMaxGroupKeys * A::kStride;
   auto* cached = static_cast<__nv_bfloat16*>(cache.base) + group.slot * cache.slot_stride +
@@ -269,108 +423,15 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
     *reinterpret_cast<uint4*>(values + key * A::kStride + c) = v[i];
   }
   __syncthreads();
-  const int tile = call.only_last ? (group.rows - 1) / 16 : warp;
-  if (tile * 16 >= group.rows || (call.only_last && warp != 0)) return;
-
-  const int row_low = tile * 16 + g, row_high = row_low + 8;
-  uint32_t query[A::kSteps][4];
-  {
-    const __nv_bfloat16* q = call.qkv + head * kWidth + 2 * t;
-    const __nv_bfloat16* low = q + (group.first_row + min(row_low, group.rows - 1)) * call.ld;
-    const __nv_bfloat16* high = q + (group.first_row + min(row_high, group.rows - 1)) * call.ld;
-#pragma unroll
-    for (int s = 0; s < A::kSteps; ++s) {
-      query[s][0] = Pair(low + 16 * s);
-      query[s][1] = Pair(high + 16 * s);
-      query[s][2] = Pair(low + 16 * s + 8);
-      query[s][3] = Pair(high + 16 * s + 8);
-    }
+  const int tile = call.only_last || group.rows <= 16 ? (group.rows - 1) / 16 : warp;
+  GroupTile<kWidth> own(call, group, group_index, head,
+                        call.only_last || group.rows <= 16 ? (group.rows - 1) / 16 : tile);
+  static_assert(kThreads / kWarp >= A::kKeyBlocks);
+  if (call.only_last || group.rows <= 16) {
+    own.AttendTogether(keys, values, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
+  } else if (tile * 16 < group.rows) {
+    own.Attend(keys, values);
   }
-  const int blocks = (group.first_key + min(tile * 16 + 15, group.rows - 1)) / 16 + 1;
-  // scores[j]: keys 8 j + 2 t and the next, of the low row, then of the high one.
-  float scores[2 * A::kKeyBlocks][4];
-#pragma unroll
-  for (int b = 0; b < A::kKeyBlocks; ++b) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) scores[2 * b][e] = scores[2 * b + 1][e] = 0;
-    if (b < blocks) {
-      const __nv_bfloat16* at = keys + (16 * b + lane / 16 * 8 + lane % 8) * A::kStride + lane / 8 % 2 * 8;
-#pragma unroll
-      for (int s = 0; s < A::kSteps; ++s) {
-        uint32_t k[4];
-        LoadMatrices(k, at + 16 * s);
-        MultiplyAdd(scores[2 * b], query[s], k[0], k[1]);
-        MultiplyAdd(scores[2 * b + 1], query[s], k[2], k[3]);
-      }
-    }
-  }
-  const int last_low = group.first_key + row_low, last_high = group.first_key + row_high;  // keys they see
-  float largest_low = -INFINITY, largest_high = -INFINITY;
-#pragma unroll
-  for (int j = 0; j < 2 * A::kKeyBlocks; ++j) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int key = 8 * j + 2 * t + e;
-      scores[j][e] = key <= last_low ? __fmul_rn(scores[j][e], call.scale) : -INFINITY;
-      scores[j][2 + e] = key <= last_high ? __fmul_rn(scores[j][2 + e], call.scale) : -INFINITY;
-      largest_low = fmaxf(largest_low, scores[j][e]);
-      largest_high = fmaxf(largest_high, scores[j][2 + e]);
-    }
-  }
-#pragma unroll
-  for (int offset = 1; offset <= 2; offset *= 2) {
-    largest_low = fmaxf(largest_low, __shfl_xor_sync(kAllLanes, largest_low, offset));
-    largest_high = fmaxf(largest_high, __shfl_xor_sync(kAllLanes, largest_high, offset));
-  }
-  // Weights as bfloat16, and their sum of what they are then.
-  float sum_low = 0, sum_high = 0;
-  uint32_t weights[2 * A::kKeyBlocks][2];
-#pragma unroll
-  for (int j = 0; j < 2 * A::kKeyBlocks; ++j) {
-    const __nv_bfloat162 low =
-        __floats2bfloat162_rn(Exp2(scores[j][0] - largest_low), Exp2(scores[j][1] - largest_low));
-    const __nv_bfloat162 high =
-        __floats2bfloat162_rn(Exp2(scores[j][2] - largest_high), Exp2(scores[j][3] - largest_high));
-    sum_low += __low2float(low);
-    sum_low += __high2float(low);
-    sum_high += __low2float(high);
-    sum_high += __high2float(high);
-    weights[j][0] = *reinterpret_cast<const uint32_t*>(&low);
-    weights[j][1] = *reinterpret_cast<const uint32_t*>(&high);
-  }
-#pragma unroll
-  for (int offset = 1; offset <= 2; offset *= 2) {
-    sum_low += __shfl_xor_sync(kAllLanes, sum_low, offset);
-    sum_high += __shfl_xor_sync(kAllLanes, sum_high, offset);
-  }
-  float sums[kWidth / 8][4] = {};
-#pragma unroll
-  for (int b = 0; b < A::kKeyBlocks; ++b) {
-    if (b < blocks) {
-      const uint32_t a[4] = {weights[2 * b][0], weights[2 * b][1], weights[2 * b + 1][0], weights[2 * b + 1][1]};
-      const __nv_bfloat16* at = values + (16 * b + lane % 16) * A::kStride + lane / 16 * 8;
-#pragma unroll
-      for (int c = 0; c < kWidth / 8; c += 2) {
-        uint32_t v[4];
-        LoadMatricesTransposed(v, at + 8 * c);
-        MultiplyAdd(sums[c], a, v[0], v[1]);
-        MultiplyAdd(sums[c + 1], a, v[2], v[3]);
-      }
-    }
-  }
-  const auto store = [&](int row, float sum, int e) {
-    const float scale = 1.0f / sum;
-    if (row >= group.rows || (call.only_last && row != group.rows - 1)) return;
-    const int64_t to = call.only_last ? group_index : group.first_row + row;
-    __nv_bfloat16* out = call.out + to * call.ld_out + head * kWidth + 2 * t;
-#pragma unroll
-    for (int c = 0; c < kWidth / 8; ++c) {
-      *reinterpret_cast<__nv_bfloat162*>(out + 8 * c) =
-          __floats2bfloat162_rn(sums[c][e] * scale, sums[c][e + 1] * scale);
-    }
-  };
-  store(row_low, sum_low, 0);
-  store(row_high, sum_high, 2);
 }
 
 }  // namespace smt::cuda

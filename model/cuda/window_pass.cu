@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   };
   WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
   GridBarrier grid(arrived, base);
-  if (threadIdx.x / kWarp == 1) ring.Issue();
+  if (threadIdx.x >= kWarp) ring.Issue();
   const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
   const int warp = threadIdx.x / kWarp, d = pass.cache.d;
   // Neighbouring tasks go to different multiprocessors.
@@ -56,6 +56,18 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     const __nv_bfloat16* in = part == 1 ? pass.attended : part == 3 ? pass.inner : pass.normed;
     int64_t ld_in = part == 3 ? pass.ld_inner : pass.ld;
 
+    if (part == 0 && !end && blockIdx.x == gridDim.x - 1 && warp == 0) {
+      // Vectors that all blocks will ask for at once, on their way into the cache.
+      const int lane = threadIdx.x % kWarp;
+      const BlockWeights& next = blocks[min(layer + 1, pass.layers - 1)];
+      const float* const norms[4] = {block.norm_2.weight, block.norm_2.bias, next.norm_1.weight, next.norm_1.bias};
+      if (lane < 4) {
+        if (norms[lane] != nullptr) PrefetchL2(norms[lane], d * 4 / 16 * 16);
+      } else if (lane < 8) {
+        const Linear& linear = lane == 4 ? next.qkv : (&block.qkv)[lane - 4];
+        if (linear.bias != nullptr) PrefetchL2(linear.bias, linear.n * 4 / 16 * 16);
+      }
+    }
     if (part == 0 && !end) {
       // Keys and values of other columns, on their way into the cache.
       for (int at = blockIdx.x; at < pass.group_count; at += gridDim.x) {
@@ -115,22 +127,16 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
           own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = 0.0f;
         }
       }
-      constexpr int kTogether = kTiles == 1 ? 4 : 1;
-      const int begin = own ? 0 : kTogether * blockIdx.x, step = own ? kTogether : kTogether * gridDim.x;
-      for (int first = begin; first < rows; first += step) {
-        NormalizeRows<kTogether>(
-            min(rows - first, kTogether), d, norm.weight, norm.bias, pass.epsilon,
-            [&](int r) { return x + (first + r) * pass.ld; },
-            [&](int r) {
-              return own   ? own_rows + (first + r) * ld_in
-                     : end ? pass.outputs + pass.to_slots[first + r] * pass.ld
-                           : pass.normed + (first + r) * pass.ld;
-            });
-        __syncthreads();
+      for (int row = own ? warp : grid_warp; row < rows; row += own ? kChunks : grid_warps) {
+        __nv_bfloat16* to = own   ? own_rows + row * ld_in
+                            : end ? pass.outputs + pass.to_slots[row] * pass.ld
+                                  : pass.normed + row * pass.ld;
+        NormalizeRow(x + row * pass.ld, d, norm.weight, norm.bias, pass.epsilon, to);
       }
       if (end) break;
       if (own) {
         in = own_rows;
+        __syncthreads();
       } else {
         wait();
       }

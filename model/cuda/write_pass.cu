@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   };
   WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
   GridBarrier grid(arrived, base);
-  if (threadIdx.x / kWarp == 1) ring.Issue();
+  if (threadIdx.x >= kWarp) ring.Issue();
   const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
   const MambaShape& shape = pass.shape;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = p.d, window = p.n + p.m, count = p.count;
@@ -101,6 +101,9 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                       : part == kKey      ? pass.query_rows
                                           : pass.normed;
     int64_t ld_in = part == kParameters || part == kOut ? pass.ld_inner : part == kScan ? pass.ld_parameters : pass.ld;
+    if (part == kParameters && layer + 1 < pass.layer_count && blockIdx.x == gridDim.x - 1 && threadIdx.x == kWarp) {
+      PrefetchL2(layers[layer + 1].norm, d * 4 / 16 * 16);  // all blocks will ask for it at once
+    }
     if (part == kParameters) prefetch_state(layer, p.slots.state_at, shape.d_state);
     if (part == kOut && layer + 1 < pass.layer_count) prefetch_state(layer + 1, p.slots.conv_at, shape.d_conv);
     if (kTiles == 1 && part != kIn) {
@@ -123,17 +126,13 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
           own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = 0.0f;
         }
       }
-      constexpr int kTogether = kTiles == 1 ? 4 : 1;
-      const int begin = own ? 0 : kTogether * blockIdx.x, step = own ? kTogether : kTogether * gridDim.x;
-      for (int first = begin; first < count; first += step) {
-        NormalizeRows<kTogether>(
-            min(count - first, kTogether), d, end ? pass.norm_f : weights.norm, nullptr, pass.epsilon,
-            [&](int r) { return pass.x + (first + r) * pass.ld; },
-            [&](int r) { return own ? own_rows + (first + r) * ld_in : pass.normed + (first + r) * pass.ld; });
-        __syncthreads();
+      for (int row = own ? warp : grid_warp; row < count; row += own ? kChunks : grid_warps) {
+        NormalizeRow(pass.x + row * pass.ld, d, end ? pass.norm_f : weights.norm, static_cast<const float*>(nullptr),
+                     pass.epsilon, own ? own_rows + row * ld_in : pass.normed + row * pass.ld);
       }
       if (own) {
         in = own_rows;
+        __syncthreads();
       } else {
         wait();
       }

@@ -1,0 +1,476 @@
+// Matrix products of many rows on wgmma, the tensor cores' asynchronous instructions, fed by the tensor memory
+// accelerator. Compiled for sm_90a alone.
+//
+// One warp brings slabs of 64 columns of the rows and of the weights into a ring of stages, 128-byte swizzled, and runs
+// ahead into the next tile. Each of one or two warpgroups multiplies 64 of the tile's rows. The order of the sums is
+// gemm.cu's: a piece of the inner dimension is summed by the tensor cores, then added to the total in float32; while a
+// warpgroup waits for the end of its piece, or stores its tile, others keep the tensor cores busy: the second of its
+// block, or another block's on the same multiprocessor.
+#include "model/cuda/gemm_wgmma.h"
+
+#include <cuda.h>
+
+#include <cstddef>
+
+#include "model/cuda/tensor_core.cuh"
+
+namespace smt::cuda {
+namespace {
+
+constexpr int kSlab = 64;  // columns of a stage: 128 bytes, a row of the swizzle
+constexpr int kSlabRowBytes = 2 * kSlab;
+
+template <int kPlanes_, int kWarpgroups_, int kN_, int kStages_, int kBlocks_>
+struct WgmmaShape {
+  static constexpr int kPlanes = kPlanes_, kN = kN_, kStages = kStages_;
+  static constexpr int kM = 64 * kWarpgroups_;
+  static constexpr int kBlocks = kBlocks_;             // of a multiprocessor
+  static constexpr int kConsumers = 4 * kWarpgroups_;  // warps
+  // Two sets of 96 sums take more registers than an even share, so the other warps must give some of theirs, which
+  // takes a whole warpgroup of them.
+  static constexpr bool kGiveRegisters = kN > 128;
+  static constexpr int kThreads = (kConsumers + (kGiveRegisters ? 4 : 1)) * kWarp;
+  static constexpr int kRowsBytes = kPlanes * kM * kSlabRowBytes, kWeightsBytes = kPlanes * kN * kSlabRowBytes;
+  static constexpr int kStageBytes = kRowsBytes + kWeightsBytes;
+  // Each warp stores its 16 rows through shared memory of its own, kPass columns at a time. Eight banks from row to
+  // row, so that a fragment is written without conflicts.
+  static constexpr int kPass = kN % 64 == 0 && kBlocks == 1 ? 64 : 32;
+  static constexpr int kPassStride = kPass + 8;
+  static constexpr int kPassBytes = 16 * kPassStride * 4;
+  static constexpr int kBarriersAt = kStages * kStageBytes + kConsumers * kPassBytes;
+  static constexpr int kShared = kBarriersAt + 2 * kStages * 8;
+  static_assert(kBlocks * (kShared + 1024) <= 228 * 1024);
+};
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ void InitBarrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void ArriveExpecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Until the barrier's phase of this parity is over.
+__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+  } while (done == 0);
+}
+
+// All planes of the map's box at (column, row).
+__device__ __forceinline__ void LoadBox(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(0)
+      : "memory");
+}
+
+// Of a matrix [.., 64] bfloat16 in 128-byte swizzle, 1024-byte aligned: k-major, 1024 bytes between groups of eight
+// rows. A k16 step further is 32 bytes further, the swizzle being of the address's bits.
+__device__ __forceinline__ uint64_t Descriptor(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kGroup = uint64_t{1024 >> 4} << 32, kUnused = uint64_t{1} << 16;
+  return kSwizzle128 | kGroup | kUnused | (address & 0x3ffff) >> 4;
+}
+
+__device__ __forceinline__ void FenceWgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void CommitWgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void WaitWgmma() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving uses of the registers across.
+template <int kCount>
+__device__ __forceinline__ void Pin(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// d = a b^T + (add ? d : 0) of a k16 step, a being [64, 16] and b [n, 16]. Of d, lane 4 g + t of warp w has columns
+// 8 i + 2 t and the next in d[4 i] and d[4 i + 1] for row 16 w + g, in the following two for row 16 w + g + 8.
+#define SMT_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SMT_SIXTEEN(i) SMT_FOUR(i), SMT_FOUR(i + 4), SMT_FOUR(i + 8), SMT_FOUR(i + 12)
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[64], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[96], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
+      "%96, %97, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+#undef SMT_SIXTEEN
+#undef SMT_FOUR
+
+template <Activation kActivation, int kCount>
+__device__ __forceinline__ void ActivateAll(float4 (&v)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    v[i] = {Activate(kActivation, v[i].x), Activate(kActivation, v[i].y), Activate(kActivation, v[i].z),
+            Activate(kActivation, v[i].w)};
+  }
+}
+
+// Stores a warp's sums [16][kPass], which are outputs j and on of `row` and on: Epilogue::StoreFour of several rows at
+// a time, so that loads and activations overlap.
+template <typename Shape, typename T>
+__device__ __forceinline__ void StorePass(const Epilogue<T>& epilogue, const float* sums, int row, int j) {
+  constexpr int kPass = Shape::kPass, kStride = Shape::kPassStride;
+  constexpr int kQuads = kPass / 4, kRowsAtOnce = kWarp / kQuads, kGroup = 4;
+  const int lane = threadIdx.x % kWarp;
+  if (epilogue.ldy % 4 != 0) {  // of rows that are not aligned, neighbouring lanes store neighbouring outputs
+#pragma unroll 4
+    for (int at = lane; at < 16 * kPass; at += kWarp) {
+      epilogue.Store(row + at / kPass, j + at % kPass, sums[at / kPass * kStride + at % kPass]);
+    }
+    return;
+  }
+  const int column = lane % kQuads * 4, first = lane / kQuads;
+  j += column;
+  if (j + 4 > epilogue.n || (epilogue.residual != nullptr && epilogue.activation != Activation::kNone)) {
+    for (int r = first; r < 16; r += kRowsAtOnce) {
+      epilogue.StoreFour(row + r, j, *reinterpret_cast<const float4*>(sums + r * kStride + column));
+    }
+    return;
+  }
+  float4 bias = {};
+  if (epilogue.bias != nullptr) bias = *reinterpret_cast<const float4*>(epilogue.bias + j);
+#pragma unroll 1
+  for (int from = first; from < 16; from += kGroup * kRowsAtOnce) {
+    float4 v[kGroup], residual[kGroup];
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      const int r = from + i * kRowsAtOnce;
+      v[i] = *reinterpret_cast<const float4*>(sums + r * kStride + column);
+      residual[i] = {};
+      if (epilogue.residual != nullptr && row + r < epilogue.rows) {
+        residual[i] = *reinterpret_cast<const float4*>(epilogue.residual + (row + r) * epilogue.ldy + j);
+      }
+    }
+    if (epilogue.bias != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        v[i] = {v[i].x + bias.x, v[i].y + bias.y, v[i].z + bias.z, v[i].w + bias.w};
+      }
+    }
+    switch (epilogue.activation) {
+      case Activation::kNone:
+        break;
+      case Activation::kGelu:
+        ActivateAll<Activation::kGelu>(v);
+        break;
+      case Activation::kRelu:
+        ActivateAll<Activation::kRelu>(v);
+        break;
+      case Activation::kSoftplus:
+        ActivateAll<Activation::kSoftplus>(v);
+        break;
+    }
+    if (epilogue.residual != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        v[i] = {v[i].x + residual[i].x, v[i].y + residual[i].y, v[i].z + residual[i].z, v[i].w + residual[i].w};
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+      const int r = from + i * kRowsAtOnce;
+      if (row + r >= epilogue.rows) continue;
+      const int64_t at = (row + r) * epilogue.ldy + j;
+      if constexpr (sizeof(T) == 2) {
+        if (!epilogue.float_output) {
+          const __nv_bfloat162 low = __floats2bfloat162_rn(v[i].x, v[i].y),
+                               high = __floats2bfloat162_rn(v[i].z, v[i].w);
+          *reinterpret_cast<uint2*>(static_cast<T*>(epilogue.y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
+                                                                         *reinterpret_cast<const uint32_t*>(&high)};
+          continue;
+        }
+      }
+      *reinterpret_cast<float4*>(static_cast<float*>(epilogue.y) + at) = v[i];
+    }
+  }
+}
+
+// Blocks take tiles by turns, the tiles of the same outputs one after the other: blocks that run together share
+// weights.
+template <typename Shape, typename T>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
+    LinearWgmmaKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x, int k,
+                      Epilogue<T> epilogue) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kPlanes = Shape::kPlanes, kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
+  extern __shared__ __align__(1024) std::byte wgmma_shared[];  // the swizzle wants the 1024
+  const uint32_t stages = SharedAddress(wgmma_shared);
+  const uint32_t full = stages + Shape::kBarriersAt, empty = full + kStages * 8;
+  const int lane = threadIdx.x % kWarp, warp = __shfl_sync(0xffffffff, threadIdx.x / kWarp, 0);
+  const int row_tiles = (epilogue.rows + kM - 1) / kM, tiles = row_tiles * ((epilogue.n + kN - 1) / kN);
+  if (threadIdx.x == 0) {
+    if (stages % 1024 != 0) __trap();
+    for (int i = 0; i < kStages; ++i) {
+      InitBarrier(full + i * 8, 1);
+      InitBarrier(empty + i * 8, Shape::kConsumers);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  __syncthreads();
+  int stage = 0;
+  uint32_t parity = 0;
+  const auto advance = [&] {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  };
+  if (warp >= Shape::kConsumers) {
+    if constexpr (Shape::kGiveRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if (warp == Shape::kConsumers && lane == 0) {
+      for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const int row0 = tile % row_tiles * kM, j0 = tile / row_tiles * kN;
+        for (int from = 0; from < k; from += kSlab) {
+          WaitFor(empty + stage * 8, parity ^ 1);  // at first at once: the phase before the first one is over
+          ArriveExpecting(full + stage * 8, Shape::kStageBytes);
+          const uint32_t to = stages + stage * Shape::kStageBytes;
+          LoadBox(to, x, from, row0, full + stage * 8);
+          LoadBox(to + Shape::kRowsBytes, weight, from, j0, full + stage * 8);
+          advance();
+        }
+      }
+    }
+  } else {
+    if constexpr (Shape::kGiveRegisters) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    float* own = reinterpret_cast<float*>(wgmma_shared + kStages * Shape::kStageBytes + warp * Shape::kPassBytes);
+    const int steps = k / kChunks / 16, g = lane / 4, t = lane % 4;
+    // Each warp frees a stage for itself: its part of a product may end before the other warps'.
+    const auto release = [&](int which) {
+      if (lane == 0) Arrive(empty + which * 8);
+    };
+    float sum[kN / 2] = {};
+    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+      float total[kN / 2] = {};
+      int left = steps, add = 0, last = -1;
+      for (int from = 0; from < k; from += kSlab) {
+        WaitFor(full + stage * 8, parity);
+        const uint32_t rows_at = stages + stage * Shape::kStageBytes;
+        const uint64_t a = Descriptor(rows_at + warp / 4 * 64 * kSlabRowBytes);
+        const uint64_t b = Descriptor(rows_at + Shape::kRowsBytes);
+        constexpr uint64_t kLowRows = kM * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
+        Pin(sum);
+        FenceWgmma();
+#pragma unroll
+        for (int i = 0; i < kSlab / 16; ++i) {
+          WgmmaStep(sum, a + 2 * i, b + 2 * i, add);
+          if constexpr (kPlanes == 2) {
+            WgmmaStep(sum, a + kLowRows + 2 * i, b + 2 * i, 1);
+            WgmmaStep(sum, a + 2 * i, b + kLowWeights + 2 * i, 1);
+          }
+          add = 1;
+          if (--left == 0) {  // the end of the piece
+            left = steps;
+            add = 0;
+            CommitWgmma();
+            WaitWgmma<0>();
+            Pin(sum);
+#pragma unroll
+            for (int e = 0; e < kN / 2; ++e) total[e] += sum[e];
+            Pin(sum);
+            FenceWgmma();
+          }
+        }
+        CommitWgmma();
+        WaitWgmma<1>();  // of the slab before
+        if (last >= 0) release(last);
+        last = stage;
+        advance();
+      }
+      WaitWgmma<0>();
+      Pin(sum);
+      release(last);
+      const int row = tile % row_tiles * kM + warp * 16, j0 = tile / row_tiles * kN;
+#pragma unroll
+      for (int column = 0; column < kN; column += Shape::kPass) {
+        __syncwarp();  // the pass before has been read
+#pragma unroll
+        for (int i = 0; i < Shape::kPass; i += 8) {
+          const float* from = total + (column + i) / 2;
+          float* to = own + g * Shape::kPassStride + i + 2 * t;
+          *reinterpret_cast<float2*>(to) = {from[0], from[1]};
+          *reinterpret_cast<float2*>(to + 8 * Shape::kPassStride) = {from[2], from[3]};
+        }
+        __syncwarp();
+        StorePass<Shape>(epilogue, own, row, j0 + column);
+      }
+    }
+  }
+#endif
+}
+
+int DivideUp(int a, int b) { return (a + b - 1) / b; }
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// From the driver, which is loaded already, so that nothing links to libcuda.
+EncodeTiled FindEncodeTiled() {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result) !=
+          cudaSuccess ||
+      result != cudaDriverEntryPointSuccess) {
+    return nullptr;
+  }
+  return reinterpret_cast<EncodeTiled>(found);
+}
+
+struct WgmmaDevice {
+  EncodeTiled encode = nullptr;  // null if the device has no wgmma
+  int multiprocessors = 0;
+};
+const WgmmaDevice& GetWgmmaDevice() {
+  static const WgmmaDevice found = [] {
+    WgmmaDevice result;
+    int device = 0, major = 0, minor = 0;
+    const auto ask = [&](int& to, cudaDeviceAttr attribute) {
+      CheckCuda(cudaDeviceGetAttribute(&to, attribute, device), "asking for the device");
+    };
+    CheckCuda(cudaGetDevice(&device), "asking for the device");
+    ask(major, cudaDevAttrComputeCapabilityMajor);
+    ask(minor, cudaDevAttrComputeCapabilityMinor);
+    ask(result.multiprocessors, cudaDevAttrMultiProcessorCount);
+    if (major == 9 && minor == 0) result.encode = FindEncodeTiled();
+    return result;
+  }();
+  return found;
+}
+
+// Of planes [rows, k] with rows `ld` elements apart, for boxes [planes][box_rows][kSlab]. What a box has past the last
+// row is zeros.
+CUtensorMap MapOf(const __nv_bfloat16* data, int k, int rows, int64_t ld, int planes, int64_t plane, int box_rows) {
+  CUtensorMap map;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows),
+                              static_cast<cuuint64_t>(planes)};
+  const auto stride = static_cast<cuuint64_t>(ld) * 2;
+  const cuuint64_t strides[] = {stride, planes > 1 ? static_cast<cuuint64_t>(plane) * 2 : stride * sizes[1]};  // bytes
+  const cuuint32_t box[] = {kSlab, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(planes)};
+  const cuuint32_t steps[] = {1, 1, 1};
+  const CUresult made =
+      GetWgmmaDevice().encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<__nv_bfloat16*>(data), sizes,
+                              strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CheckCuda(made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "making a tensor map");
+  return map;
+}
+
+template <typename Shape, typename T>
+void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                 const Epilogue<T>& epilogue, cudaStream_t stream) {
+  const auto kernel = LinearWgmmaKernel<Shape, T>;
+  static const cudaError_t raised =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
+  CheckCuda(raised, "raising the shared memory of LinearWgmma");
+  const CUtensorMap weight_map = MapOf(static_cast<const __nv_bfloat16*>(linear.weight), linear.k, linear.n, linear.k,
+                                       Shape::kPlanes, linear.plane, Shape::kN);
+  const CUtensorMap x_map = MapOf(x, linear.k, epilogue.rows, ldx, Shape::kPlanes, x_plane, Shape::kM);
+  const int tiles = DivideUp(epilogue.rows, Shape::kM) * DivideUp(linear.n, Shape::kN);
+  const int room = GetWgmmaDevice().multiprocessors * Shape::kBlocks;
+  kernel<<<tiles < room ? tiles : room, Shape::kThreads, Shape::kShared, stream>>>(weight_map, x_map, linear.k,
+                                                                                   epilogue);
+  CheckCuda(cudaGetLastError(), "launching a matrix product");
+}
+
+// The tile by which the busiest multiprocessor has least to do. Smaller tiles load more for each product, and one
+// warpgroup alone on a multiprocessor leaves its tensor cores idle at the end of each piece.
+WgmmaTile ChooseTile(int rows, int n) {
+  struct Candidate {
+    WgmmaTile tile;
+    int m, n;
+    float cost, cost_alone;  // of an output
+  };
+  constexpr Candidate kCandidates[] = {{WgmmaTile::k128x192, 128, 192, 1.0f, 1.0f},
+                                       {WgmmaTile::k128x128, 128, 128, 1.05f, 1.05f},
+                                       {WgmmaTile::k64x128, 64, 128, 1.15f, 1.5f},
+                                       {WgmmaTile::k64x64, 64, 64, 1.35f, 1.9f}};
+  WgmmaTile best = WgmmaTile::kAuto;
+  float least = 0;
+  for (const Candidate& candidate : kCandidates) {
+    const int tiles = DivideUp(rows, candidate.m) * DivideUp(n, candidate.n);
+    const int of_busiest = DivideUp(tiles, GetWgmmaDevice().multiprocessors);
+    const float cost = static_cast<float>(of_busiest * candidate.m * candidate.n) *
+                       (of_busiest == 1 ? candidate.cost_alone : candidate.cost);
+    if (best == WgmmaTile::kAuto || cost < least) {
+      best = candidate.tile;
+      least = cost;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+bool HasWgmma() { return GetWgmmaDevice().encode != nullptr; }
+
+void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                 const Epilogue<__nv_bfloat16>& epilogue, cudaStream_t stream, WgmmaTile tile) {
+  const auto launch = [&](auto shape) { LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
+  switch (tile == WgmmaTile::kAuto ? ChooseTile(epilogue.rows, linear.n) : tile) {
+    case WgmmaTile::kAuto:
+    case WgmmaTile::k64x64:
+      return launch(WgmmaShape<1, 1, 64, 4, 3>());
+    case WgmmaTile::k64x128:
+      return launch(WgmmaShape<1, 1, 128, 4, 2>());
+    case WgmmaTile::k128x128:
+      return launch(WgmmaShape<1, 2, 128, 5, 1>());
+    case WgmmaTile::k128x192:
+      return launch(WgmmaShape<1, 2, 192, 4, 1>());
+  }
+}
+
+void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                 const Epilogue<float>& epilogue, cudaStream_t stream, WgmmaTile) {
+  LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, stream);
+}
+
+}  // namespace smt::cuda
