@@ -1,9 +1,11 @@
 // The arithmetic of a draw that host and device must agree on bit for bit: correctly rounded float32 operations
-// (+, -, /, fmaf) and integers only. Usable from CUDA; compile without fast-math.
+// (+, -, /, fmaf) and integers only. Usable from CUDA; compile without fast-math. No product is added to anything but
+// by fmaf, so that a compiler finds nothing to fuse.
 #pragma once
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __CUDACC__
 #define SMT_HOST_DEVICE __host__ __device__
@@ -15,6 +17,7 @@ namespace smt {
 
 // Constants of ExpWeight, shared with the vector implementation.
 struct ExpConstants {
+  static constexpr int kWeightBits = 32;              // of a weight, after the point
   static constexpr float kCutoff = -24.0f;            // exp(x) * 2^32 < 1 from about -22.2 on
   static constexpr float kLog2E = 1.44269504088896f;  // 1 / ln 2
   static constexpr float kRound = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer, ties to even
@@ -29,11 +32,12 @@ struct ExpConstants {
   static constexpr float kC7 = 1.9875691500e-4f;
 };
 
-// floor(2^32 * exp(x)) for x <= 0, exp being the polynomial above: 2^32 at 0, 0 below kCutoff and for NaN.
-SMT_HOST_DEVICE inline uint64_t ExpWeight(float x) {
+// floor(2^bits * exp(x)) for x <= 0, exp being the polynomial above: 2^bits at 0, 0 up to the cutoff and for NaN.
+// `bits` is at least 24, and exp(cutoff) * 2^bits lies in (2^-24, 1).
+SMT_HOST_DEVICE inline uint64_t ExpFixed(float x, int bits, float cutoff) {
   using C = ExpConstants;
-  if (!(x > C::kCutoff)) return 0;
-  const float n = fmaf(x, C::kLog2E, C::kRound) - C::kRound;
+  if (!(x > cutoff)) return 0;
+  const float shifted = fmaf(x, C::kLog2E, C::kRound), n = shifted - C::kRound;
   float r = fmaf(n, -C::kLn2Hi, x);
   r = fmaf(n, -C::kLn2Lo, r);
   float p = fmaf(C::kC7, r, C::kC6);
@@ -43,22 +47,19 @@ SMT_HOST_DEVICE inline uint64_t ExpWeight(float x) {
   p = fmaf(p, r, C::kC2);
   p = fmaf(p, r, 1.0f);
   p = fmaf(p, r, 1.0f);
-  // p lies in [0.70, 1.42], so p * 2^24 is an integer exactly, and exp(x) = p * 2^n.
-  const uint64_t mantissa = static_cast<uint64_t>(p * 16777216.0f);
-  const int shift = static_cast<int>(n) + 8;
-  return shift >= 0 ? mantissa << shift : mantissa >> -shift;
+  // p lies in [0.70, 1.42], and exp(x) = p * 2^n. The lowest bits of `shifted` are n's, so this is p * 2^(n + bits),
+  // exactly; its conversion rounds down.
+  uint32_t scaled = 0, power = 0;
+  memcpy(&scaled, &p, sizeof(scaled));
+  memcpy(&power, &shifted, sizeof(power));
+  scaled += (power + static_cast<uint32_t>(bits)) << 23;
+  memcpy(&p, &scaled, sizeof(p));
+  return static_cast<uint64_t>(p);
 }
 
-// A logit after the penalties, in their order. `generated`: how often the request drew the id; `seen`: it did, or the
-// id is among the last m before the request.
-SMT_HOST_DEVICE inline float PenalizedLogit(float logit, int32_t generated, bool seen, float repetition, float presence,
-                                            float frequency) {
-  if (seen) logit = logit > 0.0f ? logit / repetition : logit * repetition;
-  if (generated > 0) {
-    logit = logit - presence;
-    logit = fmaf(-frequency, static_cast<float>(generated), logit);
-  }
-  return logit;
+// The weight of an id whose scaled logit is `x` above the largest one: floor(2^32 * exp(x)).
+SMT_HOST_DEVICE inline uint64_t ExpWeight(float x) {
+  return ExpFixed(x, ExpConstants::kWeightBits, ExpConstants::kCutoff);
 }
 
 // ceil(top_p * sum), exactly, for 0 < top_p <= 1.

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "model/sampling/exp_weight.h"
+#include "model/sampling/log_softmax.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,27 +13,6 @@
 #endif
 
 namespace smt {
-namespace {
-
-using C = ExpConstants;
-
-// exp(x) in float32 for x <= 0 by ExpWeight's polynomial, unrounded; 0 below -87.
-float ExpFloat(float x) {
-  if (!(x > -87.0f)) return 0.0f;
-  const float n = fmaf(x, C::kLog2E, C::kRound) - C::kRound;
-  float r = fmaf(n, -C::kLn2Hi, x);
-  r = fmaf(n, -C::kLn2Lo, r);
-  float p = fmaf(C::kC7, r, C::kC6);
-  for (float c : {C::kC5, C::kC4, C::kC3, C::kC2, 1.0f, 1.0f}) p = fmaf(p, r, c);
-  return std::ldexp(p, static_cast<int>(n));
-}
-
-double SumLanes(const double* lanes) {
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
-
-}  // namespace
-
 namespace scalar {
 
 float MaxLogit(std::span<const float> logits) {
@@ -55,16 +35,18 @@ uint64_t WeighLogits(std::span<const float> logits, float temperature, float max
   return total;
 }
 
-double SumExp(std::span<const float> logits, float max) {
-  double lanes[8] = {};
-  for (size_t i = 0; i < logits.size(); ++i) lanes[i % 8] += ExpFloat(logits[i] - max);
-  return SumLanes(lanes);
+uint64_t SumExp(std::span<const float> logits, float max) {
+  uint64_t sum = 0;
+  for (float l : logits) sum += ExpTerm(l - max);
+  return sum;
 }
 
 }  // namespace scalar
 
 #if defined(__x86_64__)
 namespace {
+
+using C = ExpConstants;
 
 const bool kHaveAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 
@@ -101,61 +83,66 @@ SMT_AVX2 inline Exp8 ExpAvx2(__m256 x, float cutoff) {
   return {p, _mm256_cvtps_epi32(n), keep};
 }
 
-// Four weights from four 32-bit mantissas and shifts.
+// Four fixed-point numbers from four 32-bit mantissas and shifts.
 SMT_AVX2 inline __m256i Shift4(__m128i mantissa, __m128i left, __m128i right) {
   const __m256i m = _mm256_sllv_epi64(_mm256_cvtepu32_epi64(mantissa), _mm256_cvtepu32_epi64(left));
   return _mm256_srlv_epi64(m, _mm256_cvtepu32_epi64(right));
 }
 
+struct Fixed8 {
+  __m256i low, high;  // four each
+};
+
+// ExpFixed.
+SMT_AVX2 inline Fixed8 ExpFixedAvx2(__m256 x, int bits, float cutoff) {
+  const __m256i zero = _mm256_setzero_si256();
+  const Exp8 e = ExpAvx2(x, cutoff);
+  const __m256i mantissa = _mm256_and_si256(_mm256_cvttps_epi32(_mm256_mul_ps(e.p, _mm256_set1_ps(16777216.0f))),
+                                            _mm256_castps_si256(e.keep));
+  const __m256i shift = _mm256_add_epi32(e.n, _mm256_set1_epi32(bits - 24));
+  const __m256i left = _mm256_max_epi32(shift, zero);
+  const __m256i right = _mm256_max_epi32(_mm256_sub_epi32(zero, shift), zero);
+  return {Shift4(_mm256_castsi256_si128(mantissa), _mm256_castsi256_si128(left), _mm256_castsi256_si128(right)),
+          Shift4(_mm256_extracti128_si256(mantissa, 1), _mm256_extracti128_si256(left, 1),
+                 _mm256_extracti128_si256(right, 1))};
+}
+
+SMT_AVX2 inline uint64_t SumOf(__m256i sums) {
+  alignas(32) uint64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
 SMT_AVX2 uint64_t WeighAvx2(std::span<const float> logits, float temperature, float max_scaled, uint64_t* weights,
                             uint64_t* block_sums) {
   const __m256 divisor = _mm256_set1_ps(temperature), max = _mm256_set1_ps(max_scaled);
-  const __m256i zero = _mm256_setzero_si256(), eight = _mm256_set1_epi32(8);
   const size_t whole = logits.size() / kWeightBlock * kWeightBlock;
   uint64_t total = 0;
   for (size_t begin = 0; begin < whole; begin += kWeightBlock) {
-    __m256i sums = zero;
+    __m256i sums = _mm256_setzero_si256();
     for (size_t i = begin; i < begin + kWeightBlock; i += 8) {
       const __m256 x = _mm256_sub_ps(_mm256_div_ps(_mm256_loadu_ps(logits.data() + i), divisor), max);
-      const Exp8 e = ExpAvx2(x, C::kCutoff);
-      const __m256i mantissa = _mm256_and_si256(_mm256_cvttps_epi32(_mm256_mul_ps(e.p, _mm256_set1_ps(16777216.0f))),
-                                                _mm256_castps_si256(e.keep));
-      const __m256i shift = _mm256_add_epi32(e.n, eight);
-      const __m256i left = _mm256_max_epi32(shift, zero);
-      const __m256i right = _mm256_max_epi32(_mm256_sub_epi32(zero, shift), zero);
-      const __m256i low =
-          Shift4(_mm256_castsi256_si128(mantissa), _mm256_castsi256_si128(left), _mm256_castsi256_si128(right));
-      const __m256i high = Shift4(_mm256_extracti128_si256(mantissa, 1), _mm256_extracti128_si256(left, 1),
-                                  _mm256_extracti128_si256(right, 1));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), low);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i + 4), high);
-      sums = _mm256_add_epi64(sums, _mm256_add_epi64(low, high));
+      const Fixed8 w = ExpFixedAvx2(x, C::kWeightBits, C::kCutoff);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), w.low);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i + 4), w.high);
+      sums = _mm256_add_epi64(sums, _mm256_add_epi64(w.low, w.high));
     }
-    alignas(32) uint64_t lanes[4];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums);
-    *block_sums = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+    *block_sums = SumOf(sums);
     total += *block_sums++;
   }
   if (whole == logits.size()) return total;
   return total + scalar::WeighLogits(logits.subspan(whole), temperature, max_scaled, weights + whole, block_sums);
 }
 
-SMT_AVX2 double SumExpAvx2(std::span<const float> logits, float max) {
-  __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+SMT_AVX2 uint64_t SumExpAvx2(std::span<const float> logits, float max) {
+  __m256i sums = _mm256_setzero_si256();
   size_t i = 0;
   for (; i + 8 <= logits.size(); i += 8) {
-    const Exp8 e = ExpAvx2(_mm256_sub_ps(_mm256_loadu_ps(logits.data() + i), _mm256_set1_ps(max)), -87.0f);
-    const __m256 scale =
-        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e.n, _mm256_set1_epi32(127)), 23));  // 2^n
-    const __m256 value = _mm256_and_ps(_mm256_mul_ps(e.p, scale), e.keep);
-    low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(value)));
-    high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)));
+    const __m256 x = _mm256_sub_ps(_mm256_loadu_ps(logits.data() + i), _mm256_set1_ps(max));
+    const Fixed8 terms = ExpFixedAvx2(x, kTermBits, kTermCutoff);
+    sums = _mm256_add_epi64(sums, _mm256_add_epi64(terms.low, terms.high));
   }
-  alignas(32) double lanes[8];
-  _mm256_store_pd(lanes, low);
-  _mm256_store_pd(lanes + 4, high);
-  for (; i < logits.size(); ++i) lanes[i % 8] += ExpFloat(logits[i] - max);
-  return SumLanes(lanes);
+  return SumOf(sums) + scalar::SumExp(logits.subspan(i), max);
 }
 
 }  // namespace
@@ -168,7 +155,7 @@ uint64_t WeighLogits(std::span<const float> logits, float temperature, float max
                    : scalar::WeighLogits(logits, temperature, max_scaled, weights, block_sums);
 }
 
-double SumExp(std::span<const float> logits, float max) {
+uint64_t SumExp(std::span<const float> logits, float max) {
   return kHaveAvx2 ? SumExpAvx2(logits, max) : scalar::SumExp(logits, max);
 }
 
@@ -181,7 +168,7 @@ uint64_t WeighLogits(std::span<const float> logits, float temperature, float max
   return scalar::WeighLogits(logits, temperature, max_scaled, weights, block_sums);
 }
 
-double SumExp(std::span<const float> logits, float max) { return scalar::SumExp(logits, max); }
+uint64_t SumExp(std::span<const float> logits, float max) { return scalar::SumExp(logits, max); }
 
 #endif
 

@@ -19,15 +19,16 @@ float MaxLogit(std::span<const float> logits);
 uint64_t WeighLogits(std::span<const float> logits, float temperature, float max_scaled, uint64_t* weights,
                      uint64_t* block_sums);
 
-// Sum of exp(logits[i] - max), NaN counting nothing. The order of summation is fixed: eight lanes by id mod 8.
-double SumExp(std::span<const float> logits, float max);
+// Sum of ExpTerm(logits[i] - max) (model/sampling/log_softmax.h), NaN counting nothing; `max` is the largest logit,
+// finite.
+uint64_t SumExp(std::span<const float> logits, float max);
 
 // The same functions without vector instructions, for tests.
 namespace scalar {
 float MaxLogit(std::span<const float> logits);
 uint64_t WeighLogits(std::span<const float> logits, float temperature, float max_scaled, uint64_t* weights,
                      uint64_t* block_sums);
-double SumExp(std::span<const float> logits, float max);
+uint64_t SumExp(std::span<const float> logits, float max);
 }  // namespace scalar
 
 }  // namespace smt

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/sampling/log_softmax.h"
 #include "model/sampling/logit_scan.h"
 
 namespace smt {
@@ -41,17 +42,13 @@ void LargestLogits(std::span<const float> logits, size_t count, std::vector<Cand
 }  // namespace
 
 void ComputeLogprobs(std::span<const float> logits, int32_t id, int32_t top, TokenLogprobs* out) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const float max = MaxLogit(logits);
-  const double log_sum = std::isfinite(max) ? std::log(SumExp(logits, max)) : 0.0;
-  const auto logprob = [&](float logit) {
-    if (std::isnan(logit) || max == -kInfinity) return -kInfinity;
-    if (max == kInfinity) return logit == max ? 0.0f : -kInfinity;
-    return static_cast<float>(static_cast<double>(logit) - max - log_sum);
-  };
+  const double log_sum = std::isfinite(max) ? LogOfTerms(SumExp(logits, max)) : 0.0;
+  const auto logprob = [&](float logit) { return LogprobOf(logit, max, log_sum); };
   LargestLogits(logits, static_cast<size_t>(std::max(top, 0)), &out->top);
   for (Candidate& candidate : out->top) candidate.second = logprob(candidate.second);
-  out->logprob = id >= 0 && static_cast<size_t>(id) < logits.size() ? logprob(logits[id]) : -kInfinity;
+  out->logprob = id >= 0 && static_cast<size_t>(id) < logits.size() ? logprob(logits[id])
+                                                                    : -std::numeric_limits<float>::infinity();
 }
 
 }  // namespace smt

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/sampling/adjust_logits.h"
 #include "model/sampling/exp_weight.h"
 #include "model/sampling/logit_scan.h"
 #include "model/sampling/logprobs.h"
@@ -81,23 +82,9 @@ absl::Status Sampler::Sample(std::span<const float> logits, const SamplingParams
 
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const SamplingParams& params,
                                        const PenaltyState& penalties) {
-  const bool masks = penalties.generated_total() < params.min_tokens && !params.masked_until_min_tokens.empty();
-  if (params.logit_bias.empty() && penalties.entries().empty() && !masks) return logits;
+  if (!AdjustsLogits(params, penalties)) return logits;
   std::copy(logits.begin(), logits.end(), adjusted_.begin());
-  const auto known = [this](int32_t id) { return id >= 0 && static_cast<size_t>(id) < vocab_size_; };
-  for (const auto& [id, bias] : params.logit_bias) {
-    if (known(id)) adjusted_[id] += bias;
-  }
-  for (const PenaltyState::Entry& entry : penalties.entries()) {
-    if (!known(entry.id)) continue;
-    adjusted_[entry.id] = PenalizedLogit(adjusted_[entry.id], entry.generated, true, params.repetition_penalty,
-                                         params.presence_penalty, params.frequency_penalty);
-  }
-  if (masks) {
-    for (int32_t id : params.masked_until_min_tokens) {
-      if (known(id)) adjusted_[id] = -std::numeric_limits<float>::infinity();
-    }
-  }
+  AdjustLogits(params, penalties, adjusted_);
   return adjusted_;
 }
 
