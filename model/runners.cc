@@ -24,6 +24,7 @@ absl::StatusOr<Parts> OpenParts(const RunnerOptions& options) {
   Parts parts;
   parts.config = checkpoint->config();
   parts.config.window_policy = options.window_policy.value_or(parts.config.window_policy);
+  parts.config.pool_scope = options.pool_scope.value_or(parts.config.pool_scope);
   parts.source = [checkpoint](const std::string& name, const std::vector<int64_t>& shape) {
     return checkpoint->Float32(name, shape);
   };
@@ -53,6 +54,7 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewLibTorchRunner(const RunnerOption
   load.device = options.device;
   load.dtype = options.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
   load.window_policy = options.window_policy;
+  load.pool_scope = options.pool_scope;
   ASSIGN_OR_RETURN(StrideHybridModel model, LoadStrideHybridModel(options.model_dir, load));
   return NewTorchSlotRunner(std::move(model), {.slots = options.slots, .deterministic = options.deterministic});
 }

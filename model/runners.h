@@ -27,6 +27,7 @@ struct RunnerOptions {
   int32_t slots = 16;             // sessions that can be resident; >= 1
   bool fewer_slots = false;       // kCudaKernels: as many of `slots` as the device's memory holds, not an error
   std::optional<WindowPolicy> window_policy = std::nullopt;  // over the config's
+  std::optional<PoolScope> pool_scope = std::nullopt;        // over the config's: same weights, but other states
   Impl impl = Impl::kAuto;
 };
 

@@ -117,6 +117,28 @@ TEST_P(ReferenceFixtureTest, ABfloat16WindowStaysNear) {
 INSTANTIATE_TEST_SUITE_P(BothPolicies, ReferenceFixtureTest, testing::Values(WindowPolicy::kHop, WindowPolicy::kSlide),
                          [](const auto& info) { return info.param == WindowPolicy::kHop ? "Hop" : "Slide"; });
 
+TEST(NewSlotRunner, TheOptionsPoolScopeWinsOverTheConfigs) {
+  const std::vector<int32_t> ids = RandomIds(150, 4096);
+  at::NoGradGuard no_grad;
+  absl::StatusOr<StrideHybridModel> model = LoadStrideHybridModel(kModel, {.pool_scope = PoolScope::kTokens});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const at::Tensor expected = (*model)->Forward(AsTensor(ids)).aux.ssm_outputs[0];
+  for (const auto impl : {RunnerOptions::Impl::kTorch, RunnerOptions::Impl::kCpuKernels}) {
+    const auto runner =
+        NewSlotRunner({.model_dir = kModel, .slots = 1, .pool_scope = PoolScope::kTokens, .impl = impl});
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    EXPECT_EQ((*runner)->config().pool_scope, PoolScope::kTokens);
+    int64_t writes = 0;
+    (*runner)->SetWriteObserver([&](const SlotRunner::WriteEvent& event) {
+      const at::Tensor output =
+          at::from_blob(const_cast<float*>(event.ssm_output.data()), {static_cast<int64_t>(event.ssm_output.size())});
+      EXPECT_LE(MaxDifference(output, expected[writes++]), 1e-4);
+    });
+    (*runner)->Ingest(std::vector<SlotRunner::Chunk>{{0, ids}});
+    EXPECT_EQ(writes, expected.size(0));
+  }
+}
+
 TEST(NewSlotRunner, NamesTheOptionItRefuses) {
   EXPECT_EQ(NewSlotRunner({.model_dir = kModel, .dtype = "int8"}).status().message(),
             "dtype is \"int8\", allowed float32 or bfloat16");
