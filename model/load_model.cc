@@ -49,6 +49,7 @@ absl::StatusOr<StrideHybridModel> LoadStrideHybridModel(const std::string& model
   ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint, Checkpoint::Open(model_dir));
   StrideHybridConfig config = checkpoint->config();
   config.window_policy = options.window_policy.value_or(config.window_policy);
+  config.pool_scope = options.pool_scope.value_or(config.pool_scope);
   const std::vector<std::string> violations = config.Validate();
   if (!violations.empty()) return absl::InvalidArgumentError(violations.front());
   try {

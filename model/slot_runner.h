@@ -22,6 +22,8 @@
 
 namespace smt {
 
+class AsyncRunner;
+
 class SlotRunner {
  public:
   // Ids to append to one slot.
@@ -67,21 +69,6 @@ class SlotRunner {
   // The logits after what each slot has absorbed already (t >= 1); appends nothing. Equal to what Step gave.
   virtual void Logits(std::span<const int32_t> slots, float* logits) = 0;
 
-  // How a device draws by itself: no bias, penalties, masks or log-probabilities (model/sampling/sampling_params.h).
-  struct Draw {
-    float temperature = 1;
-    int32_t top_k = 0;
-    float top_p = 1, min_p = 0;
-    uint64_t seed = 0;
-  };
-  // As Step, or with no `ids` as Logits, but draws from the logits where they are: drawn[i] takes slots[i]'s next
-  // position and is what Sampler draws from equal logits; -1 where no id can be drawn. False, and nothing is done,
-  // where the runner cannot.
-  virtual bool StepAndDraw(std::span<const int32_t> slots, std::span<const int32_t> ids, std::span<const Draw> draws,
-                           int32_t* drawn) {
-    return false;
-  }
-
   // Called after each write, from the driving thread. Costs a copy of each output while set.
   virtual void SetWriteObserver(std::function<void(const WriteEvent&)> observer) = 0;
 
@@ -91,6 +78,8 @@ class SlotRunner {
   virtual SlotCapacity capacity() const { return {}; }
   // All zeros from a runner that does not measure.
   virtual Timings TakeTimings() { return {}; }
+  // Itself, where its steps can run in the background.
+  virtual AsyncRunner* async() { return nullptr; }
 };
 
 }  // namespace smt

@@ -110,6 +110,7 @@ struct LoadOptions {
   std::string device = "cpu";                                // "cpu", "cuda", "cuda:N"
   at::ScalarType dtype = at::kFloat;                         // of the window: float32 or bfloat16
   std::optional<WindowPolicy> window_policy = std::nullopt;  // over config.json's
+  std::optional<PoolScope> pool_scope = std::nullopt;        // over config.json's
   bool trainable = false;  // own every weight and require gradients; else weights may be the mapped file
 };
 

@@ -11,10 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
-#include "model/cuda/cuda_weights.h"
-#include "model/cuda/device_memory.h"
-#include "model/cuda/transformer_pass.h"
-#include "model/cuda/write_pass.h"
+#include "model/cuda/cuda_runner.h"
+#include "model/sampling/log_softmax.h"
 
 namespace smt {
 namespace cuda {
@@ -24,133 +22,70 @@ void CheckCuda(cudaError_t error, const char* what) {
   throw std::runtime_error(absl::StrCat(what, ": ", cudaGetErrorString(error)));
 }
 
-namespace {
-
-class Stream {
- public:
-  Stream() { CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"); }
-  ~Stream() { cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-class CudaSlotRunner final : public SlotRunner {
- public:
-  CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options, const SlotCapacity& capacity,
-                 std::unique_ptr<CudaWeights> weights)
-      : config_(config),
-        layout_(config),
-        capacity_(capacity),
-        index_(options.index),
-        weights_(std::move(weights)),
-        transformer_(config, weights_.get(), options.slots, stream_.get()),
-        writer_(config, weights_.get(), stream_.get()),
-        stride_((layout_.bytes() + 255) / 256 * 256),
-        state_(static_cast<size_t>(options.slots) * stride_),
-        asked_(static_cast<size_t>(options.slots) * (sizeof(cuda::Draw) + sizeof(int32_t))),
-        drawn_(static_cast<size_t>(options.slots) * sizeof(int32_t)),
-        slots_(static_cast<size_t>(options.slots)) {
-    cudaDeviceProp properties;
-    CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
-    numerics_id_ =
-        absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
-                     options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/2/deterministic");
-    // Where the sections of a slot begin, as its bytes on the host have them.
-    std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
-    const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());
-    const auto offset = [&](std::span<float> section) {
-      return reinterpret_cast<std::byte*>(section.data()) - bytes.data();
-    };
-    memory_ = {.base = state_.as<std::byte>(),
-               .stride = static_cast<int64_t>(stride_),
-               .memory_at = offset(layout_.memory(bytes)),
-               .conv_at = offset(layout_.conv(bytes)),
-               .state_at = offset(layout_.state(bytes))};
-    for (Slot& slot : slots_) slot.tokens.reserve(static_cast<size_t>(config.m_input_tokens));
-  }
-
-  const StrideHybridConfig& config() const override { return config_; }
-  const StateLayout& layout() const override { return layout_; }
-  int32_t slots() const override { return static_cast<int32_t>(slots_.size()); }
-  bool deterministic() const override { return true; }
-  std::string numerics_id() const override { return numerics_id_; }
-  int64_t position(int32_t slot) const override { return At(slot).position; }
-  void Reset(int32_t slot) override;
-  void Load(int32_t slot, std::span<const std::byte> state) override;
-  void Save(int32_t slot, std::span<std::byte> state) override;
-  void Copy(int32_t from, int32_t to) override;
-  void Ingest(std::span<const Chunk> chunks) override;
-  void Step(std::span<const int32_t> slots, std::span<const int32_t> ids, float* logits) override;
-  void Logits(std::span<const int32_t> slots, float* logits) override;
-  bool StepAndDraw(std::span<const int32_t> slots, std::span<const int32_t> ids,
-                   std::span<const SlotRunner::Draw> draws, int32_t* drawn) override;
-  void SetWriteObserver(std::function<void(const WriteEvent&)> observer) override { observer_ = std::move(observer); }
-  int64_t slot_bytes() const override {
-    return static_cast<int64_t>(stride_) + transformer_.cache_bytes_per_slot() + transformer_.output_bytes_per_slot();
-  }
-  SlotCapacity capacity() const override { return capacity_; }
-
- private:
-  struct Slot {
-    int64_t position = 0;
-    std::vector<int32_t> tokens;  // the last min(position, m)
-    int64_t cached = -1;          // the cache holds every window column up to this token; -1: not
-    bool memory_cached = false;   // it holds the memory columns, which change at a write alone
-    int64_t output_at = -1;       // the position whose output is kept
-    void Forget() {
-      cached = output_at = -1;
-      memory_cached = false;
-    }
+CudaSlotRunner::CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options,
+                               const SlotCapacity& capacity, std::unique_ptr<CudaWeights> weights)
+    : config_(config),
+      layout_(config),
+      capacity_(capacity),
+      index_(options.index),
+      write_stream_(Stream::Priority::kHigh),
+      uploads_(stream_.get()),
+      write_uploads_(write_stream_.get()),
+      weights_(std::move(weights)),
+      transformer_(config, weights_.get(), options.slots, stream_.get()),
+      writer_(config, weights_.get(), write_stream_.get(), &write_uploads_),
+      stride_((layout_.bytes() + 255) / 256 * 256),
+      state_(static_cast<size_t>(options.slots) * stride_),
+      asked_(static_cast<size_t>(options.slots) * (sizeof(cuda::Draw) + sizeof(int32_t)) +
+             static_cast<size_t>(options.slots) * static_cast<size_t>(config.m_input_tokens + 1) * sizeof(Append)),
+      drawn_(static_cast<size_t>(options.slots) * sizeof(int32_t)),
+      ring_ids_(static_cast<size_t>(options.slots) * RingSize(config) * sizeof(int32_t)),
+      last_ids_(static_cast<size_t>(options.slots) * sizeof(int32_t)),
+      rings_{ring_ids_.as<int32_t>(), static_cast<int32_t>(RingSize(config)), last_ids_.as<int32_t>()},
+      slots_(static_cast<size_t>(options.slots)),
+      edits_(static_cast<int32_t>(config.vocab_size)) {
+  cudaDeviceProp properties;
+  CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
+  numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
+                              options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/2/deterministic");
+  // Where the sections of a slot begin, as its bytes on the host have them.
+  std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
+  const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());
+  const auto offset = [&](std::span<float> section) {
+    return reinterpret_cast<std::byte*>(section.data()) - bytes.data();
   };
+  memory_ = {.base = state_.as<std::byte>(),
+             .stride = static_cast<int64_t>(stride_),
+             .memory_at = offset(layout_.memory(bytes)),
+             .conv_at = offset(layout_.conv(bytes)),
+             .state_at = offset(layout_.state(bytes))};
+  if (config.pool_scope == PoolScope::kTokens) {
+    sequences_ = std::make_unique<SequencePass>(config, weights_.get(), write_stream_.get(), &write_uploads_);
+  }
+  for (Slot& slot : slots_) slot.tokens.reserve(static_cast<size_t>(config.m_input_tokens));
+  for (QueuedStep& step : steps_) step.ids.Reserve(slots_.size() * sizeof(int32_t));
+}
 
-  const Slot& At(int32_t slot) const;
-  Slot& At(int32_t slot) { return const_cast<Slot&>(std::as_const(*this).At(slot)); }
-  void Begin() const { CheckCuda(cudaSetDevice(index_), "choosing the device"); }  // per thread
-  void Wait() const { CheckCuda(cudaStreamSynchronize(stream_.get()), "running the model"); }
-  std::byte* StateOf(int32_t slot) const { return memory_.base + slot * memory_.stride; }
-  void CheckIds(std::span<const int32_t> ids) const;
-  void CheckBytes(size_t bytes) const;
+CudaSlotRunner::~CudaSlotRunner() {
+  for (const Stream* stream : {&stream_, &write_stream_, &copy_stream_}) cudaStreamSynchronize(stream->get());
+}
 
-  void Append(Slot& slot, std::span<const int32_t> ids);
-  void BeginWrite(int32_t slot);
-  void FinishWrites();
-  void Observe();
-  int64_t TokensInWindow(int64_t position) const;
-  void Refresh(std::span<const int32_t> slots);
-  // Under `slide` the token columns move with every token: in the cache they do not outlive the step.
-  bool KeepsTokens() const { return config_.window_policy == WindowPolicy::kHop; }
-  void AddRows(int32_t slot);
-  void RunRows();
-  void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
-  void Head(std::span<const int32_t> slots, float* logits);
+size_t CudaSlotRunner::RingSize(const StrideHybridConfig& config) {
+  size_t size = 1;  // one more than the window has, so that a drawn id overwrites none of it
+  while (size <= static_cast<size_t>(config.m_input_tokens)) size *= 2;
+  return size;
+}
 
-  const StrideHybridConfig config_;
-  const StateLayout layout_;
-  const SlotCapacity capacity_;
-  const int index_;
-  std::string numerics_id_;
-  const Stream stream_;
-  const std::unique_ptr<CudaWeights> weights_;
-  TransformerPass transformer_;
-  WritePass writer_;
-  const size_t stride_;
-  const DeviceMemory state_, asked_, drawn_;
-  SlotMemory memory_;
-  std::vector<Slot> slots_;
-  std::function<void(const WriteEvent&)> observer_;
+int64_t CudaSlotRunner::PlanBytes(const StrideHybridConfig& config) {
+  return static_cast<int64_t>(sizeof(cuda::Draw) + sizeof(int32_t)) +          // asked_
+         (config.m_input_tokens + 1) * static_cast<int64_t>(sizeof(Append)) +  // asked_
+         static_cast<int64_t>((RingSize(config) + 2) * sizeof(int32_t));       // ring_ids_, last_ids_, drawn_
+}
 
-  // Working memory of one call.
-  std::vector<Write> writes_;
-  std::vector<int32_t> write_ids_;
-  std::vector<Row> rows_;
-  std::vector<Group> groups_;
-  std::vector<int32_t> wanted_, to_slots_;
-  std::vector<std::byte> host_asked_;
-};
+int64_t CudaSlotRunner::slot_bytes() const {
+  return static_cast<int64_t>(stride_) + transformer_.cache_bytes_per_slot() + transformer_.output_bytes_per_slot() +
+         PlanBytes(config_);
+}
 
 const CudaSlotRunner::Slot& CudaSlotRunner::At(int32_t slot) const {
   if (slot < 0 || slot >= slots()) {
@@ -172,13 +107,20 @@ void CudaSlotRunner::CheckBytes(size_t bytes) const {
   throw std::invalid_argument(absl::StrCat("state has ", bytes, " bytes; expected ", layout_.bytes()));
 }
 
+void CudaSlotRunner::Know(std::span<const int32_t> slots) {
+  if (std::any_of(slots.begin(), slots.end(), [&](int32_t slot) { return At(slot).unknown > 0; })) Settle();
+}
+
 void CudaSlotRunner::Reset(int32_t slot) {
   Begin();
   Slot& s = At(slot);
+  AwaitWrites(s.written);
   s.position = 0;
   s.tokens.clear();
-  s.Forget();
+  s.BeginAnew();
+  s.ring_valid = true;
   CheckCuda(cudaMemsetAsync(StateOf(slot), 0, stride_, stream_.get()), "clearing a slot");
+  window_busy_ = true;
 }
 
 void CudaSlotRunner::Load(int32_t slot, std::span<const std::byte> state) {
@@ -189,81 +131,127 @@ void CudaSlotRunner::Load(int32_t slot, std::span<const std::byte> state) {
   if (position < 0) throw std::invalid_argument(absl::StrCat("state's position is ", position, "; allowed: >= 0"));
   const std::span<const int32_t> tokens = layout_.tokens(state);
   CheckIds(tokens);
-  CheckCuda(cudaMemcpyAsync(StateOf(slot), state.data(), state.size(), cudaMemcpyHostToDevice, stream_.get()),
+  AwaitWrites(s.written);
+  Transfer& transfer = FreeTransfer();
+  std::memcpy(transfer.host.as<std::byte>(), state.data(), state.size());
+  CheckCuda(cudaMemcpyAsync(StateOf(slot), transfer.host.as<std::byte>(), state.size(), cudaMemcpyHostToDevice,
+                            stream_.get()),
             "loading a slot");
-  Wait();
+  transfer.done.Record(stream_);
+  window_busy_ = true;
   s.position = position;
   const auto valid = static_cast<size_t>(layout_.tokens_valid(position));
   s.tokens.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(valid));
-  s.Forget();
+  s.BeginAnew();
+  s.ring_valid = false;
 }
 
-void CudaSlotRunner::Save(int32_t slot, std::span<std::byte> state) {
-  Begin();
-  const Slot& s = At(slot);
-  CheckBytes(state.size());
-  CheckCuda(cudaMemcpyAsync(state.data(), StateOf(slot), state.size(), cudaMemcpyDeviceToHost, stream_.get()),
-            "saving a slot");
-  Wait();
-  layout_.position(state) = s.position;
-  const std::span<int32_t> tokens = layout_.tokens(state);
-  std::fill(tokens.begin(), tokens.end(), 0);
-  std::copy(s.tokens.begin(), s.tokens.end(), tokens.begin());
-}
+void CudaSlotRunner::Save(int32_t slot, std::span<std::byte> state) { TakeTransfer(QueueSave(slot, state), true); }
 
 void CudaSlotRunner::Copy(int32_t from, int32_t to) {
   Begin();
+  Know({&from, 1});
   const Slot& source = At(from);
   Slot& target = At(to);
   if (from == to) return;
+  AwaitWrites(std::max(source.written, target.written));
   CheckCuda(cudaMemcpyAsync(StateOf(to), StateOf(from), stride_, cudaMemcpyDeviceToDevice, stream_.get()),
             "copying a slot");
+  window_busy_ = true;
   target.position = source.position;
   target.tokens = source.tokens;
-  target.Forget();  // the cache is rebuilt to the same bits
+  target.BeginAnew();  // the cache is rebuilt to the same bits
+  target.ring_valid = false;
 }
 
-void CudaSlotRunner::Append(Slot& slot, std::span<const int32_t> ids) {
+void CudaSlotRunner::AppendToTokens(Slot& slot, std::span<const int32_t> ids) {
   const auto m = static_cast<size_t>(config_.m_input_tokens);
   slot.position += static_cast<int64_t>(ids.size());
   if (ids.size() > m) ids = ids.last(m);
   const size_t kept = std::min(slot.tokens.size(), m - ids.size());
   slot.tokens.erase(slot.tokens.begin(), slot.tokens.end() - static_cast<std::ptrdiff_t>(kept));
-  slot.tokens.insert(slot.tokens.end(), ids.begin(), ids.end());
+  for (const int32_t id : ids) slot.tokens.push_back(id);
 }
 
-void CudaSlotRunner::BeginWrite(int32_t index) {
+void CudaSlotRunner::BeginWrite(int32_t index, Ids ids) {
   const Slot& slot = At(index);
   const auto valid = static_cast<int32_t>(layout_.memory_valid(slot.position - 1));
-  writes_.push_back({.slot = index,
-                     .memory_pooled = config_.pool_scope == PoolScope::kWindow ? valid : 0,
-                     .memory_valid = valid,
-                     .tokens = static_cast<int32_t>(slot.tokens.size())});
-  const size_t from = write_ids_.size();
-  write_ids_.resize(from + static_cast<size_t>(config_.m_input_tokens));
-  std::copy(slot.tokens.begin(), slot.tokens.end(), write_ids_.begin() + static_cast<std::ptrdiff_t>(from));
+  Write write = {.slot = index,
+                 .memory_pooled = config_.pool_scope == PoolScope::kWindow ? valid : 0,
+                 .memory_valid = valid,
+                 .tokens = static_cast<int32_t>(slot.tokens.size()),
+                 .ids_at = 0,
+                 .first_id = 0,
+                 .before = 0};
+  if (ids == Ids::kOfRing) {
+    write.ids_at = index * rings_.size;
+    write.first_id = static_cast<int32_t>((slot.position - write.tokens) % rings_.size);
+  } else {
+    write.ids_at = static_cast<int32_t>(write_ids_.size());
+    write_ids_.insert(write_ids_.end(), slot.tokens.begin(), slot.tokens.end());
+  }
+  writes_.push_back(write);
 }
 
-void CudaSlotRunner::FinishWrites() {
+void CudaSlotRunner::WritesAfterWindow() {
+  if (!window_busy_) return;
+  window_asked_.Record(stream_);
+  window_asked_.HoldBack(write_stream_);
+  window_busy_ = false;
+}
+
+void CudaSlotRunner::AwaitWrites(int64_t batch) {
+  if (batch <= awaited_batch_) return;
+  // The stream runs them in order, so a later event does where the batch's own is in use again.
+  batch = std::max(batch, write_batch_ - kWriteEvents + 1);
+  batch_done_[static_cast<size_t>(batch % kWriteEvents)].HoldBack(stream_);
+  awaited_batch_ = batch;
+}
+
+void CudaSlotRunner::EndBatch(int blocks) {
+  narrow_writes_ = std::max(WritesDone(write_batch_) ? 0 : narrow_writes_, blocks);
+  ++write_batch_;
+  batch_done_[static_cast<size_t>(write_batch_ % kWriteEvents)].Record(write_stream_);
+  wide_writes_ = blocks == 0;
+}
+
+void CudaSlotRunner::FinishWrites(Ids ids, int blocks) {
   if (writes_.empty()) return;
-  writer_.Run(writes_, write_ids_, memory_);
-  for (const Write& write : writes_) At(write.slot).Forget();
+  WritesAfterWindow();
+  if (ids == Ids::kOfRing) {
+    writer_.Run(writes_, rings_, memory_, blocks);
+  } else {
+    writer_.Run(writes_, write_ids_, memory_);
+  }
+  EndBatch(blocks);
+  for (const Write& write : writes_) {
+    Slot& slot = At(write.slot);
+    slot.Forget();
+    slot.written = write_batch_;
+  }
   if (observer_) Observe();
   writes_.clear();
   write_ids_.clear();
 }
+
+bool CudaSlotRunner::WritesDone(int64_t batch) const {
+  if (batch <= awaited_batch_) return true;
+  return batch_done_[static_cast<size_t>(std::max(batch, write_batch_ - kWriteEvents + 1) % kWriteEvents)].Done();
+}
+
+int CudaSlotRunner::SpareForWrites() const { return WritesDone(write_batch_) ? 0 : narrow_writes_; }
 
 void CudaSlotRunner::Observe() {
   const auto w = static_cast<size_t>(config_.window()), d = static_cast<size_t>(config_.d_model);
   const auto ld = static_cast<size_t>(writer_.output_stride());
   std::vector<float> weights(writes_.size() * w), outputs(writes_.size() * ld);
   const auto fetch = [&](std::vector<float>& to, const float* from) {
-    CheckCuda(cudaMemcpyAsync(to.data(), from, to.size() * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
+    CheckCuda(cudaMemcpyAsync(to.data(), from, to.size() * sizeof(float), cudaMemcpyDeviceToHost, write_stream_.get()),
               "fetching a write");
   };
   fetch(weights, writer_.pool_weights());
   fetch(outputs, writer_.outputs());
-  Wait();
+  CheckCuda(cudaStreamSynchronize(write_stream_.get()), "running a write");
   for (size_t i = 0; i < writes_.size(); ++i) {
     observer_({.slot = writes_[i].slot,
                .position = At(writes_[i].slot).position,
@@ -272,12 +260,41 @@ void CudaSlotRunner::Observe() {
   }
 }
 
+// All strides at once, to the same bits. False, and nothing is done, where writes depend on each other or are observed,
+// or no session has two of them.
+bool CudaSlotRunner::IngestSequences(std::span<const Chunk> chunks) {
+  if (sequences_ == nullptr || observer_) return false;
+  const auto text_of = [&](const Chunk& chunk) {
+    const Slot& slot = At(chunk.slot);
+    return SequencePass::Text{.slot = chunk.slot, .position = slot.position, .before = slot.tokens, .ids = chunk.ids};
+  };
+  const auto has_many = [&](const Chunk& chunk) { return sequences_->Writes(text_of(chunk)) > 1; };
+  if (std::none_of(chunks.begin(), chunks.end(), has_many)) return false;
+  WritesAfterWindow();
+  for (const Chunk& chunk : chunks) {
+    Slot& slot = At(chunk.slot);
+    const SequencePass::Text text = text_of(chunk);
+    sequences_->Add(text, memory_);
+    if (sequences_->Writes(text) > 0) {
+      slot.Forget();
+      slot.written = write_batch_ + 1;
+    }
+    AppendToTokens(slot, chunk.ids);
+    slot.ring_valid = slot.owes_draw = false;
+  }
+  sequences_->Finish(memory_);
+  EndBatch(0);
+  return true;
+}
+
 void CudaSlotRunner::Ingest(std::span<const Chunk> chunks) {
   for (const Chunk& chunk : chunks) {
     At(chunk.slot);
     CheckIds(chunk.ids);
   }
   Begin();
+  for (const Chunk& chunk : chunks) Know({&chunk.slot, 1});
+  if (IngestSequences(chunks)) return;
   std::vector<Chunk> left(chunks.begin(), chunks.end());
   // Rounds of at most one write a session.
   while (!left.empty()) {
@@ -285,13 +302,14 @@ void CudaSlotRunner::Ingest(std::span<const Chunk> chunks) {
       Slot& slot = At(chunk.slot);
       const int64_t to_boundary = config_.stride - slot.position % config_.stride;
       const auto take = static_cast<size_t>(std::min<int64_t>(to_boundary, static_cast<int64_t>(chunk.ids.size())));
-      Append(slot, chunk.ids.first(take));
+      AppendToTokens(slot, chunk.ids.first(take));
+      slot.ring_valid = slot.owes_draw = false;
       chunk.ids = chunk.ids.subspan(take);
       if (take == 0 || static_cast<int64_t>(take) < to_boundary) continue;
-      if (writes_.size() == WritePass::kMaxWrites) FinishWrites();
-      BeginWrite(chunk.slot);
+      if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, 0);
+      BeginWrite(chunk.slot, Ids::kKnown);
     }
-    FinishWrites();
+    FinishWrites(Ids::kKnown, 0);
     std::erase_if(left, [](const Chunk& chunk) { return chunk.ids.empty(); });
   }
 }
@@ -302,7 +320,7 @@ int64_t CudaSlotRunner::TokensInWindow(int64_t position) const {
   return std::min(last_write, config_.m_input_tokens - config_.stride) + position - last_write;
 }
 
-void CudaSlotRunner::AddRows(int32_t index) {
+void CudaSlotRunner::AddRows(int32_t index, Ids ids) {
   Slot& slot = At(index);
   const auto memory_valid = static_cast<int32_t>(layout_.memory_valid(slot.position));
   const auto n = static_cast<int32_t>(config_.n_ssm_outputs);
@@ -314,7 +332,9 @@ void CudaSlotRunner::AddRows(int32_t index) {
   }
   const int32_t* window = slot.tokens.data() + slot.tokens.size() - static_cast<size_t>(count);
   for (int32_t j = count - missing; j < count; ++j) {
-    rows_.push_back({index, n + j, memory_valid, window[j]});
+    const int64_t at = slot.position - count + j;
+    rows_.push_back({index, n + j, memory_valid,
+                     ids == Ids::kKnown ? window[j] : IdSource(static_cast<int32_t>(at % rings_.size))});
   }
   const auto added = static_cast<int32_t>(rows_.size()) - first;
   groups_.push_back({index, first, added, memory_valid + count - added, memory_valid});
@@ -327,7 +347,9 @@ void CudaSlotRunner::AddRows(int32_t index) {
 
 void CudaSlotRunner::RunRows() {
   if (rows_.empty()) return;
-  transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_);
+  if (wide_writes_) AwaitWrites(write_batch_);  // two kernels that wait for all their blocks must both fit
+  transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_, rings_, SpareForWrites());
+  window_busy_ = true;
   rows_.clear();
   groups_.clear();
   wanted_.clear();
@@ -342,21 +364,23 @@ void CudaSlotRunner::Refresh(std::span<const int32_t> slots) {
     }
     if (slot.output_at == slot.position) continue;
     if (static_cast<int64_t>(rows_.size()) + config_.window() > TransformerPass::kMaxRows) RunRows();
-    AddRows(index);
+    AwaitWrites(slot.written);
+    AddRows(index, Ids::kKnown);
   }
   RunRows();
 }
 
 void CudaSlotRunner::Head(std::span<const int32_t> slots, float* logits) {
   const auto vocab = static_cast<size_t>(config_.vocab_size);
-  CheckCuda(cudaMemcpyAsync(asked_.data(), slots.data(), slots.size_bytes(), cudaMemcpyHostToDevice, stream_.get()),
-            "uploading slots");
+  uploads_.Copy(asked_.data(), slots.data(), slots.size_bytes());
   for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
     const size_t count = std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows);
     const float* from = transformer_.Head(asked_.as<int32_t>() + first, static_cast<int>(count));
-    CheckCuda(cudaMemcpyAsync(logits + first * vocab, from, count * vocab * sizeof(float), cudaMemcpyDeviceToHost,
-                              stream_.get()),
+    CheckCuda(cudaMemcpy2DAsync(logits + first * vocab, vocab * sizeof(float), from,
+                                static_cast<size_t>(transformer_.logits_stride()) * sizeof(float),
+                                vocab * sizeof(float), count, cudaMemcpyDeviceToHost, stream_.get()),
               "fetching logits");
+    window_busy_ = true;
     Wait();
   }
 }
@@ -367,13 +391,16 @@ void CudaSlotRunner::Absorb(std::span<const int32_t> slots, std::span<const int3
   }
   for (const int32_t slot : slots) At(slot);
   CheckIds(ids);
+  Know(slots);
   for (size_t i = 0; i < slots.size(); ++i) {
-    Append(At(slots[i]), ids.subspan(i, 1));
-    if (position(slots[i]) % config_.stride != 0) continue;
-    if (writes_.size() == WritePass::kMaxWrites) FinishWrites();
-    BeginWrite(slots[i]);
+    Slot& slot = At(slots[i]);
+    AppendToTokens(slot, ids.subspan(i, 1));
+    slot.ring_valid = slot.owes_draw = false;
+    if (slot.position % config_.stride != 0) continue;
+    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, 0);
+    BeginWrite(slots[i], Ids::kKnown);
   }
-  FinishWrites();
+  FinishWrites(Ids::kKnown, 0);
   Refresh(slots);
 }
 
@@ -383,57 +410,24 @@ void CudaSlotRunner::Step(std::span<const int32_t> slots, std::span<const int32_
   Head(slots, logits);
 }
 
-bool CudaSlotRunner::StepAndDraw(std::span<const int32_t> slots, std::span<const int32_t> ids,
-                                 std::span<const SlotRunner::Draw> draws, int32_t* drawn) {
-  Begin();
-  if (ids.empty()) {
-    Refresh(slots);
-  } else {
-    Absorb(slots, ids);
-  }
-  // Draws, then slots, in one copy.
-  const size_t draw_bytes = slots.size() * sizeof(cuda::Draw);
-  host_asked_.resize(draw_bytes + slots.size_bytes());
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const SlotRunner::Draw& draw = draws[i];
-    const cuda::Draw how = {draw.temperature, draw.top_p, draw.min_p, draw.top_k, draw.seed, At(slots[i]).position + 1};
-    std::memcpy(host_asked_.data() + i * sizeof(how), &how, sizeof(how));
-  }
-  std::memcpy(host_asked_.data() + draw_bytes, slots.data(), slots.size_bytes());
-  CheckCuda(
-      cudaMemcpyAsync(asked_.data(), host_asked_.data(), host_asked_.size(), cudaMemcpyHostToDevice, stream_.get()),
-      "uploading draws");
-  const auto* device_slots = reinterpret_cast<const int32_t*>(asked_.as<std::byte>() + draw_bytes);
-  const auto vocab = static_cast<int>(config_.vocab_size);
-  for (size_t first = 0; first < slots.size(); first += TransformerPass::kMaxHeadRows) {
-    const auto count = static_cast<int>(std::min<size_t>(slots.size() - first, TransformerPass::kMaxHeadRows));
-    const float* logits = transformer_.Head(device_slots + first, count);
-    DrawIds(logits, vocab, asked_.as<cuda::Draw>() + first, count, vocab, drawn_.as<int32_t>() + first, stream_.get());
-  }
-  CheckCuda(cudaMemcpyAsync(drawn, drawn_.data(), slots.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()),
-            "fetching drawn ids");
-  Wait();
-  return true;
-}
-
 void CudaSlotRunner::Logits(std::span<const int32_t> slots, float* logits) {
   Begin();
+  Know(slots);
   Refresh(slots);
   Head(slots, logits);
 }
+
+namespace {
 
 // What the weights have left for slots, work area and driver, from the sizes that the passes allocate.
 SlotCapacity CountCapacity(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options) {
   constexpr int64_t kDriver = 256 << 20;  // roundings, graphs, kernels that are loaded when they are first used
   const int64_t size = options.bfloat16 ? 2 : 4, w = config.window(), d = config.d_model;
-  const int64_t ld = Padded(d), ld_inner = Padded(config.d_inner());
-  const int64_t ld_parameters = Padded(config.dt_rank() + 2 * config.ssm.d_state);
+  const int64_t ld = Padded(d);
   const int64_t row =
       sizeof(Row) + sizeof(Group) + 8 + 2 * 4 * ld + size * (2 * ld + Padded(3 * d) + Padded(config.mlp_width()));
-  const int64_t head = 4 * config.vocab_size + size * ld;
-  const int64_t write = sizeof(Write) + 4 * config.m_input_tokens +
-                        4 * (2 * w + 4 * ld + Padded(2 * config.d_inner()) + 3 * ld_inner + ld_parameters) +
-                        4 * std::max({ld, ld_inner, ld_parameters});
+  const int64_t head = 4 * (config.vocab_size + 3) + size * ld;
+  const int64_t write = sizeof(Write) + 4 * (config.m_input_tokens + 2 * w) + MemoryLayers::BytesPerRow(config);
   size_t available = 0, total = 0;
   CheckCuda(cudaMemGetInfo(&available, &total), "asking for free device memory");
   SlotCapacity capacity;
@@ -441,9 +435,10 @@ SlotCapacity CountCapacity(const StrideHybridConfig& config, const CudaSlotRunne
   capacity.free_bytes = static_cast<int64_t>(available);
   capacity.work_bytes =
       kDriver + TransformerPass::kMaxRows * row + TransformerPass::kMaxHeadRows * head + WritePass::kMaxWrites * write;
+  if (config.pool_scope == PoolScope::kTokens) capacity.work_bytes += SequencePass::WorkBytes(config);
   capacity.slot_bytes = static_cast<int64_t>(StateLayout(config).bytes()) + 256 +
-                        (config.transformer.n_layer * 2 * w * d + 8) * size + ld * size + sizeof(Draw) +
-                        2 * sizeof(int32_t);
+                        (config.transformer.n_layer * 2 * w * d + 8) * size + ld * size +
+                        CudaSlotRunner::PlanBytes(config);
   return capacity;
 }
 
@@ -459,6 +454,10 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaSlotRunner(const StrideHybrid
   if (config.window() > cuda::TransformerPass::kMaxRows) {
     return absl::InvalidArgumentError(absl::StrCat("the window (n_ssm_outputs + m_input_tokens) is ", config.window(),
                                                    "; allowed on a GPU: up to ", cuda::TransformerPass::kMaxRows));
+  }
+  if (config.vocab_size > kMaxTerms) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("vocab_size is ", config.vocab_size, "; allowed on a GPU: up to ", kMaxTerms));
   }
   try {
     cuda::CheckCuda(cudaSetDevice(options.index), "choosing the device");

@@ -7,6 +7,7 @@
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
+#include "model/cuda/chain.cuh"
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/few_rows.cuh"
 #include "model/cuda/gemm_wgmma.h"
@@ -65,6 +66,8 @@ template <int kTiles>
 __global__ void __launch_bounds__(kFewRowsThreads)
     LinearFewRows(const __nv_bfloat16* __restrict__ weight, const __nv_bfloat16* __restrict__ x, int64_t ldx, int k,
                   Epilogue<__nv_bfloat16> epilogue) {
+  AwaitPrevious();
+  LetNextBegin();
   __shared__ PieceSums<kTiles> pieces;
   const int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
   float sum[kTiles][4] = {};
@@ -76,6 +79,8 @@ template <int kTiles>
 __global__ void __launch_bounds__(kFewRowsThreads)
     LinearFewRowsSplit(const __nv_bfloat16* __restrict__ weight, int64_t plane, const float* __restrict__ x,
                        int64_t ldx, int k, Epilogue<float> epilogue) {
+  AwaitPrevious();
+  LetNextBegin();
   __shared__ PieceSums<kTiles> pieces;
   const int j0 = blockIdx.x * 16, row0 = blockIdx.y * 8 * kTiles;
   float sum[kTiles][4] = {};
@@ -86,6 +91,8 @@ __global__ void __launch_bounds__(kFewRowsThreads)
 
 __global__ void SplitKernel(const float* __restrict__ x, int64_t ldx, int k, __nv_bfloat16* __restrict__ to,
                             int64_t plane) {
+  AwaitPrevious();
+  LetNextBegin();
   const float* from = x + blockIdx.x * ldx;
   uint32_t* high = reinterpret_cast<uint32_t*>(to + static_cast<int64_t>(blockIdx.x) * k);
   uint32_t* low = reinterpret_cast<uint32_t*>(to + plane + static_cast<int64_t>(blockIdx.x) * k);
@@ -312,15 +319,7 @@ void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plan
             "launching a matrix product");
 }
 
-bool HasClusters() {
-  static const bool has = [] {
-    int device = 0, major = 0;
-    CheckCuda(cudaGetDevice(&device), "asking for the device");
-    CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
-    return major >= 9;
-  }();
-  return has;
-}
+bool HasClusters() { return ComputeMajor() >= 9; }
 
 // Blocks up to which the pieces go apart rather than leave a device of 132 multiprocessors idle (measured on an H200;
 // split tiles take twice the shared memory).
@@ -329,12 +328,14 @@ constexpr int kBlocksApart = kPlanes == 1 ? 6 * 132 : 3 * 132;
 
 template <int kPlanes, typename T>
 void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<T>& epilogue, cudaStream_t stream) {
+                 const Epilogue<T>& epilogue, int spare, cudaStream_t stream) {
   const auto tiles = [&](int rows) { return Ceil(epilogue.rows, rows) * Ceil(linear.n, 64); };
   const auto launch = [&](auto shape) { LaunchManyRows<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
   const auto apart = [&](int rows) { return HasClusters() && tiles(rows) * kChunks <= kBlocksApart<kPlanes>; };
-  if (HasWgmma() && !apart(64)) {
-    LinearWgmma(linear, x, x_plane, ldx, epilogue, stream);
+  // Pieces side by side pay where there are few tiles with much to sum (measured on an H200).
+  const bool wgmma = HasWgmma() && (linear.k < 1024 || tiles(64) * kPlanes >= 36);
+  if (wgmma) {
+    LinearWgmma(linear, x, x_plane, ldx, epilogue, spare, stream);
   } else if (kPlanes == 1 && epilogue.rows <= 96 && apart(96)) {
     launch(ManyRows<1, 96, true>());  // a refill beside a column is 65 rows and some
   } else if (apart(64)) {
@@ -352,7 +353,8 @@ void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stre
   const Epilogue<__nv_bfloat16> epilogue = EpilogueOf<__nv_bfloat16>(linear, call);
   const auto few = [&](auto kernel, int tiles) {
     const dim3 grid(Ceil(linear.n, 16), Ceil(call.rows, 8 * tiles));
-    kernel<<<grid, kChunks * kWarp, 0, stream>>>(weight, x, call.ldx, linear.k, epilogue);
+    LaunchChained(kernel, grid, kChunks * kWarp, 0, stream, "launching a matrix product", weight, x, call.ldx, linear.k,
+                  epilogue);
   };
   if (call.rows <= 8) {
     few(LinearFewRows<1>, 1);
@@ -361,7 +363,7 @@ void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stre
   } else if (call.rows <= 32) {
     few(LinearFewRows<4>, 4);
   } else {
-    RunManyRows<1>(linear, x, 0, call.ldx, epilogue, stream);
+    RunManyRows<1>(linear, x, 0, call.ldx, epilogue, call.spare, stream);
   }
 }
 
@@ -371,7 +373,8 @@ void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   const Epilogue<float> epilogue = EpilogueOf<float>(linear, call);
   const auto few = [&](auto kernel, int tiles) {
     const dim3 grid(Ceil(linear.n, 16), Ceil(call.rows, 8 * tiles));
-    kernel<<<grid, kChunks * kWarp, 0, stream>>>(weight, linear.plane, x, call.ldx, linear.k, epilogue);
+    LaunchChained(kernel, grid, kChunks * kWarp, 0, stream, "launching a matrix product", weight, linear.plane, x,
+                  call.ldx, linear.k, epilogue);
   };
   if (call.rows <= 8) {
     few(LinearFewRowsSplit<1>, 1);
@@ -382,12 +385,33 @@ void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream)
   } else {
     auto* planes = static_cast<__nv_bfloat16*>(call.scratch);
     const int64_t plane = static_cast<int64_t>(call.rows) * linear.k;
-    SplitKernel<<<call.rows, 256, 0, stream>>>(x, call.ldx, linear.k, planes, plane);
-    RunManyRows<2>(linear, planes, plane, linear.k, epilogue, stream);
+    LaunchChained(SplitKernel, call.rows, 256, 0, stream, "launching a split", x, call.ldx, linear.k, planes, plane);
+    RunManyRows<2>(linear, planes, plane, linear.k, epilogue, call.spare, stream);
   }
 }
 
 }  // namespace
+
+namespace {
+
+int AskDevice(cudaDeviceAttr attribute) {
+  int device = 0, found = 0;
+  CheckCuda(cudaGetDevice(&device), "asking for the device");
+  CheckCuda(cudaDeviceGetAttribute(&found, attribute, device), "asking for the device");
+  return found;
+}
+
+}  // namespace
+
+int Multiprocessors() {
+  static const int count = AskDevice(cudaDevAttrMultiProcessorCount);
+  return count;
+}
+
+int ComputeMajor() {
+  static const int major = AskDevice(cudaDevAttrComputeCapabilityMajor);
+  return major;
+}
 
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
   if (call.rows == 0) return;

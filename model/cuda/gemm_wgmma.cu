@@ -10,8 +10,10 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstddef>
 
+#include "model/cuda/chain.cuh"
 #include "model/cuda/tensor_core.cuh"
 
 namespace smt::cuda {
@@ -258,6 +260,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   __syncthreads();
+  LetNextBegin();
   int stage = 0;
   uint32_t parity = 0;
   const auto advance = [&] {
@@ -269,20 +272,32 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   if (warp >= Shape::kConsumers) {
     if constexpr (Shape::kGiveRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == Shape::kConsumers && lane == 0) {
+      // Weights do not depend on the kernel before.
+      const auto load_weights = [&](int to, int from, int j0) {
+        ArriveExpecting(full + to * 8, Shape::kStageBytes);
+        LoadBox(stages + to * Shape::kStageBytes + Shape::kRowsBytes, weight, from, j0, full + to * 8);
+      };
+      const int ahead = static_cast<int>(blockIdx.x) < tiles ? min(kStages, (k + kSlab - 1) / kSlab) : 0;
+      for (int i = 0; i < ahead; ++i) load_weights(i, i * kSlab, static_cast<int>(blockIdx.x) / row_tiles * kN);
+      AwaitPrevious();
+      int loaded = ahead;
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const int row0 = tile % row_tiles * kM, j0 = tile / row_tiles * kN;
         for (int from = 0; from < k; from += kSlab) {
           WaitFor(empty + stage * 8, parity ^ 1);  // at first at once: the phase before the first one is over
-          ArriveExpecting(full + stage * 8, Shape::kStageBytes);
-          const uint32_t to = stages + stage * Shape::kStageBytes;
-          LoadBox(to, x, from, row0, full + stage * 8);
-          LoadBox(to + Shape::kRowsBytes, weight, from, j0, full + stage * 8);
+          if (loaded > 0) {
+            --loaded;
+          } else {
+            load_weights(stage, from, j0);
+          }
+          LoadBox(stages + stage * Shape::kStageBytes, x, from, row0, full + stage * 8);
           advance();
         }
       }
     }
   } else {
     if constexpr (Shape::kGiveRegisters) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    AwaitPrevious();  // for residuals, and for what is overwritten
     float* own = reinterpret_cast<float*>(wgmma_shared + kStages * Shape::kStageBytes + warp * Shape::kPassBytes);
     const int steps = k / kChunks / 16, g = lane / 4, t = lane % 4;
     // Each warp frees a stage for itself: its part of a product may end before the other warps'.
@@ -406,7 +421,7 @@ CUtensorMap MapOf(const __nv_bfloat16* data, int k, int rows, int64_t ld, int pl
 
 template <typename Shape, typename T>
 void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<T>& epilogue, cudaStream_t stream) {
+                 const Epilogue<T>& epilogue, int spare, cudaStream_t stream) {
   const auto kernel = LinearWgmmaKernel<Shape, T>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
@@ -415,15 +430,17 @@ void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
                                        Shape::kPlanes, linear.plane, Shape::kN);
   const CUtensorMap x_map = MapOf(x, linear.k, epilogue.rows, ldx, Shape::kPlanes, x_plane, Shape::kM);
   const int tiles = DivideUp(epilogue.rows, Shape::kM) * DivideUp(linear.n, Shape::kN);
-  const int room = GetWgmmaDevice().multiprocessors * Shape::kBlocks;
-  kernel<<<tiles < room ? tiles : room, Shape::kThreads, Shape::kShared, stream>>>(weight_map, x_map, linear.k,
-                                                                                   epilogue);
-  CheckCuda(cudaGetLastError(), "launching a matrix product");
+  const int blocks = std::min(tiles, (GetWgmmaDevice().multiprocessors - spare) * Shape::kBlocks);
+  LaunchChained(kernel, blocks, Shape::kThreads, Shape::kShared, stream, "launching a matrix product", weight_map,
+                x_map, linear.k, epilogue);
 }
+
+// Rows x outputs that a block makes at a time.
+enum class WgmmaTile { k64x64, k64x128, k128x128, k128x192 };
 
 // The tile by which the busiest multiprocessor has least to do. Smaller tiles load more for each product, and one
 // warpgroup alone on a multiprocessor leaves its tensor cores idle at the end of each piece.
-WgmmaTile ChooseTile(int rows, int n) {
+WgmmaTile ChooseTile(int rows, int n, int multiprocessors) {
   struct Candidate {
     WgmmaTile tile;
     int m, n;
@@ -433,14 +450,14 @@ WgmmaTile ChooseTile(int rows, int n) {
                                        {WgmmaTile::k128x128, 128, 128, 1.05f, 1.05f},
                                        {WgmmaTile::k64x128, 64, 128, 1.15f, 1.5f},
                                        {WgmmaTile::k64x64, 64, 64, 1.35f, 1.9f}};
-  WgmmaTile best = WgmmaTile::kAuto;
+  WgmmaTile best = kCandidates[0].tile;
   float least = 0;
   for (const Candidate& candidate : kCandidates) {
     const int tiles = DivideUp(rows, candidate.m) * DivideUp(n, candidate.n);
-    const int of_busiest = DivideUp(tiles, GetWgmmaDevice().multiprocessors);
+    const int of_busiest = DivideUp(tiles, multiprocessors);
     const float cost = static_cast<float>(of_busiest * candidate.m * candidate.n) *
                        (of_busiest == 1 ? candidate.cost_alone : candidate.cost);
-    if (best == WgmmaTile::kAuto || cost < least) {
+    if (least == 0 || cost < least) {
       best = candidate.tile;
       least = cost;
     }
@@ -453,10 +470,11 @@ WgmmaTile ChooseTile(int rows, int n) {
 bool HasWgmma() { return GetWgmmaDevice().encode != nullptr; }
 
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<__nv_bfloat16>& epilogue, cudaStream_t stream, WgmmaTile tile) {
-  const auto launch = [&](auto shape) { LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
-  switch (tile == WgmmaTile::kAuto ? ChooseTile(epilogue.rows, linear.n) : tile) {
-    case WgmmaTile::kAuto:
+                 const Epilogue<__nv_bfloat16>& epilogue, int spare, cudaStream_t stream) {
+  const auto launch = [&](auto shape) {
+    LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, stream);
+  };
+  switch (ChooseTile(epilogue.rows, linear.n, GetWgmmaDevice().multiprocessors - spare)) {
     case WgmmaTile::k64x64:
       return launch(WgmmaShape<1, 1, 64, 4, 3>());
     case WgmmaTile::k64x128:
@@ -469,8 +487,8 @@ void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
 }
 
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<float>& epilogue, cudaStream_t stream, WgmmaTile) {
-  LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, stream);
+                 const Epilogue<float>& epilogue, int spare, cudaStream_t stream) {
+  LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, stream);
 }
 
 }  // namespace smt::cuda

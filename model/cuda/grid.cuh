@@ -97,6 +97,9 @@ class WeightRing {
       with(j0, reinterpret_cast<const __nv_bfloat16*>(memory_ + at), held);
       __syncthreads();
       ++used_;
+      // The barriers between products come too late where a block has more tasks of one product than the ring holds.
+      const int left = linear.n - j0 - static_cast<int>(gridDim.x) * 16;
+      if (threadIdx.x >= kWarp && (issued_ - used_) * static_cast<int>(gridDim.x) * 16 < left) Issue();
     }
   }
 
@@ -214,26 +217,12 @@ struct BlockMemory {
 };
 
 // Whether this device runs such kernels.
-inline bool CanLaunchOnAll() {
-  static const bool can = [] {
-    int device = 0, major = 0;
-    CheckCuda(cudaGetDevice(&device), "asking for the device");
-    CheckCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking for the device");
-    return major >= 9;
-  }();
-  return can;
-}
+inline bool CanLaunchOnAll() { return ComputeMajor() >= 9; }
 
-// Launches kernel(pass, count, base), a block on each multiprocessor, which waits `barriers` times.
+// Launches kernel(pass, count, base) on `blocks` multiprocessors, a block each, which waits `barriers` times.
 template <typename Pass>
 void LaunchOnAll(void (*kernel)(Pass, uint32_t*, uint32_t), const Pass& pass, size_t bytes, Arrivals* arrivals,
-                 int barriers, cudaStream_t stream) {
-  static const int blocks = [] {
-    int device = 0, count = 0;
-    CheckCuda(cudaGetDevice(&device), "asking for the device");
-    CheckCuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for the device");
-    return count;
-  }();
+                 int barriers, int blocks, cudaStream_t stream) {
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
             "raising a kernel's shared memory");
   cudaLaunchConfig_t config = {};

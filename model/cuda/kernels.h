@@ -48,6 +48,7 @@ struct LinearCall {
   const float* residual;  // [rows, ldy] or null; may be y
   Activation activation;
   void* scratch;  // split: room for rows x Padded(k) float32
+  int spare = 0;  // multiprocessors that are better left to others
 };
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);
 
@@ -65,8 +66,22 @@ struct Row {
   int32_t slot;
   int32_t column;        // window position
   int32_t memory_valid;  // of its session
-  int32_t source;        // >= 0: token id; else memory row -1 - source
+  int32_t source;        // >= 0: token id; from -1 down to -n: memory row -1 - source; else IdSource(ring index)
 };
+// Each slot has a ring of its latest ids on the device, position t (1-based) at (t - 1) % size, for ids that were drawn
+// there and that the host does not know yet.
+inline constexpr int32_t kIdSources = 1 << 30;
+inline constexpr int32_t IdSource(int32_t index) { return -kIdSources - index; }
+struct IdRings {
+  int32_t* ids;   // [slots, size]
+  int32_t size;   // a power of two
+  int32_t* last;  // [slots]: drawn last
+};
+struct Append {
+  int32_t slot, index;  // in its ring
+  int32_t id;           // >= 0, or -1: the one drawn last
+};
+void AppendIds(const Append* appends, int count, const IdRings& rings, cudaStream_t stream);
 
 struct SlotMemory {  // per-session state in device memory
   std::byte* base;   // [slots, stride] bytes, laid out as model/state_layout.h
@@ -76,8 +91,8 @@ struct SlotMemory {  // per-session state in device memory
 
 // x[r, :d] = (memory vector or embedding) + position, float32. In bfloat16 the memory vector is rounded first.
 void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
-               const void* embeddings, int64_t ld_embeddings, const float* positions, int d, float* x, int64_t ldx,
-               cudaStream_t stream);
+               const IdRings& rings, const void* embeddings, int64_t ld_embeddings, const float* positions, int d,
+               float* x, int64_t ldx, cudaStream_t stream);
 // LayerNorm, or RMSNorm where bias is null. y[to_rows[i]] = norm(x[i]), or y[i] where to_rows is null. Rows of x and y
 // begin on 16 bytes.
 void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
@@ -112,31 +127,41 @@ inline constexpr int kMaxGroupKeys = 80;
 inline float GroupScale(int width) { return 1.4426950408889634f / std::sqrt(static_cast<float>(width)); }
 // Whether AttendGroups serves this shape; then it takes the place of StoreKeysValues and Attend, always.
 bool CanAttendGroups(const Cache& cache, int heads);
-// Causal attention of each group's rows over its session's keys; The groups' own keys and values
-// go into the cache, those of tokens if keep_tokens. only_last: of each group's last row only, out[i] being group i's.
-void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, const void* qkv, int64_t ld, int heads,
-                  int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream);
+// Causal attention of each group's rows over its session's keys. The groups' own keys and values go into the cache,
+// those of tokens if keep_tokens. only_last: of each group's last row only, out[i] being group i's. The first `few`
+// groups have kFewGroupRows rows at most.
+inline constexpr int kFewGroupRows = 16;
+void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, int few, const void* qkv, int64_t ld,
+                  int heads, int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream);
 
 // One write: what its window holds.
 struct Write {
   int32_t slot;
   int32_t memory_pooled;  // memory rows pooled over
   int32_t memory_valid;   // before the write
-  int32_t tokens;         // token rows; their ids are ids[write * m ...]
+  int32_t tokens;         // token rows; row i's id is ids[ids_at + ((first_id + i) & ids_mask)] of Pooling
+  int32_t ids_at, first_id;
+  int32_t before;  // writes of the same session right before it in the pass
 };
+struct Sequence;  // model/cuda/sequence.h
 struct Pooling {
   const Write* writes;
   const int32_t* ids;
-  int count, m, n, d;
+  int32_t ids_mask = 0x7fffffff;  // of a list; of rings, their size less one
+  int count, m, n, d;             // count: writes, each a row
   SlotMemory slots;
   Type embedding_type;
   const void* embeddings;
   int64_t ld_embeddings;
+  // Of a pass in which sessions write more than once; else each write is of another session.
+  const Sequence* sequences = nullptr;
+  int sequence_count = 0;
 };
 void PoolMean(const Pooling& pooling, float* mean, int64_t ld, cudaStream_t stream);
-// weights[w, n + m] (zero where unused) = softmax of the rows' products with key[w]; pooled = the weighted sum.
-void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* weights, float* pooled, int64_t ld,
-                cudaStream_t stream);
+// weights[w, n + m] (zero where unused) = softmax of the rows' products with key[w], which are left in scores[w, n +
+// m]; pooled = the weighted sum. weights may be null: not wanted.
+void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* scores, float* weights, float* pooled,
+                int64_t ld, cudaStream_t stream);
 void PushMemory(const Pooling& pooling, const float* output, int64_t ld, cudaStream_t stream);
 
 struct MambaShape {
@@ -179,10 +204,11 @@ struct WindowPass {
   const int32_t* to_slots;  // of the groups' outputs
   int row_count, group_count;
   SlotMemory slots;
+  IdRings rings;
   Cache cache;
   bool keep_tokens;
   int heads, n;
-  float scale;  // GroupScale
+  float scale;          // GroupScale
   float *x, *x_wanted;  // [rows, ld]
   __nv_bfloat16 *normed, *qkv, *attended, *inner, *outputs;
   int64_t ld, ld_qkv, ld_inner;
@@ -190,7 +216,8 @@ struct WindowPass {
 };
 inline constexpr int kMaxWindowPassRows = 32;
 bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers);
-void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream);
+// `spare` multiprocessors are left to others.
+void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream);
 
 struct WritePassCall {
   Pooling pooling;
@@ -208,17 +235,23 @@ struct WritePassCall {
 };
 inline constexpr int kMaxWritePassWrites = 32;
 bool CanRunWritePass(const WritePassCall& pass);  // `pooling.count` does not matter
-void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, cudaStream_t stream);
+// On `blocks` multiprocessors; 0: on all.
+void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, int blocks, cudaStream_t stream);
+// Of the device that is current when first asked.
+int Multiprocessors();
+int ComputeMajor();  // of its compute capability
 
 // How one id is drawn (model/sampling/sampling_params.h).
 struct Draw {
   float temperature, top_p, min_p;
   int32_t top_k;
+  int32_t slot;
   uint64_t seed;
   int64_t position;  // that the id takes
 };
-// ids[r] from logits[r, :vocab], as model/sampling/sampler.h draws from equal logits; -1 where none can be drawn.
-void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids,
+// ids[r] from logits[r, :vocab], as model/sampling/sampler.h draws from equal logits; -1 where none can be drawn. Also
+// last[draws[r].slot].
+void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids, int32_t* last,
              cudaStream_t stream);
 
 }  // namespace smt::cuda

@@ -1,4 +1,6 @@
-// Kernels of many writes at once; what they do is in memory.cuh. Few writes go through write_pass.cu.
+// Kernels of many sessions' writes at once; what they do is in memory.cuh. Few writes go through write_pass.cu, many of
+// one session through sequence.cu.
+#include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/memory.cuh"
 
@@ -9,40 +11,60 @@ constexpr int kThreads = 256;
 
 template <typename Embedding>
 __global__ void MeanKernel(Pooling p, float* __restrict__ mean, int64_t ld) {
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x], blockIdx.x);
+  AwaitPrevious();
+  LetNextBegin();
+  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
   const int i = blockIdx.y * blockDim.x + threadIdx.x;
   if (i < p.d) mean[blockIdx.x * ld + i] = MeanOfRows(rows, i);
 }
 
 template <typename Embedding>
+__global__ void ScoreKernel(Pooling p, const float* __restrict__ key, int64_t ld_key, float* __restrict__ scores) {
+  AwaitPrevious();
+  LetNextBegin();
+  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  const int row = blockIdx.y * (kThreads / kWarp) + threadIdx.x / kWarp;
+  if (row >= rows.count) return;
+  const float score = PoolScore(rows, row, key + blockIdx.x * ld_key, 1.0f / sqrtf(static_cast<float>(p.d)));
+  if (threadIdx.x % kWarp == 0) scores[static_cast<int64_t>(blockIdx.x) * (p.n + p.m) + row] = score;
+}
+
+template <typename Embedding>
 __global__ void __launch_bounds__(kThreads)
-    PoolKernel(Pooling p, const float* __restrict__ key, int64_t ld_key, float* __restrict__ weights,
-               float* __restrict__ pooled, int64_t ld) {
-  extern __shared__ float scores[];
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x], blockIdx.x);
-  const int window = p.n + p.m, warp = threadIdx.x / kWarp;
-  const float scale = 1.0f / sqrtf(static_cast<float>(p.d));
-  for (int row = warp; row < rows.count; row += kThreads / kWarp) {
-    const float score = PoolScore(rows, row, key + blockIdx.x * ld_key, scale);
-    if (threadIdx.x % kWarp == 0) scores[row] = score;
+    PoolKernel(Pooling p, const float* __restrict__ scores, float* __restrict__ weights, float* __restrict__ pooled,
+               int64_t ld) {
+  AwaitPrevious();
+  LetNextBegin();
+  extern __shared__ float own_weights[];
+  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  const int window = p.n + p.m;
+  if (threadIdx.x < kWarp) {
+    PoolSoftmax(scores + static_cast<int64_t>(blockIdx.x) * window, rows.count, window, own_weights);
   }
   __syncthreads();
-  if (warp == 0) PoolSoftmax(scores, rows.count, window, scores);
-  __syncthreads();
-  for (int row = threadIdx.x; row < window; row += kThreads) {
-    weights[static_cast<int64_t>(blockIdx.x) * window + row] = scores[row];
+  if (blockIdx.y == 0 && weights != nullptr) {
+    for (int row = threadIdx.x; row < window; row += kThreads) {
+      weights[static_cast<int64_t>(blockIdx.x) * window + row] = own_weights[row];
+    }
   }
-  for (int i = threadIdx.x; i < p.d; i += kThreads) pooled[blockIdx.x * ld + i] = WeightedRows(rows, scores, i);
+  const int i = blockIdx.y * kThreads + threadIdx.x;
+  if (i < p.d) pooled[blockIdx.x * ld + i] = WeightedRows(rows, own_weights, i);
 }
 
 __global__ void PushKernel(Pooling p, const float* __restrict__ output, int64_t ld) {
+  AwaitPrevious();
+  LetNextBegin();
   const int i = blockIdx.y * blockDim.x + threadIdx.x;
-  if (i < p.d) PushChannel(p, p.writes[blockIdx.x], i, output[blockIdx.x * ld + i]);
+  if (i >= p.d) return;
+  const Write& write = p.writes[blockIdx.x];
+  PushChannel(p, write.slot, write.memory_valid, 1, i, [&](int) { return output[blockIdx.x * ld + i]; });
 }
 
 __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ xz, int64_t ld_xz,
                            const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
                            int64_t ld) {
+  AwaitPrevious();
+  LetNextBegin();
   const int channel = blockIdx.y * blockDim.x + threadIdx.x;
   if (channel >= shape.d_inner) return;
   const int32_t slot = p.writes[blockIdx.x].slot;
@@ -55,6 +77,8 @@ __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* 
                            const float* __restrict__ dt, int64_t ld_dt, const float* __restrict__ parameters,
                            int64_t ld_parameters, const float* __restrict__ a, const float* __restrict__ skip,
                            const float* __restrict__ xz, int64_t ld_xz, float* __restrict__ y, int64_t ld) {
+  AwaitPrevious();
+  LetNextBegin();
   const int channel = blockIdx.y * blockDim.x + threadIdx.x;
   if (channel >= shape.d_inner) return;
   const int32_t slot = p.writes[blockIdx.x].slot;
@@ -68,14 +92,16 @@ __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* 
 __global__ void SimpleKernel(Pooling p, int layer, const float* __restrict__ decay, const float* __restrict__ skip,
                              float* __restrict__ x, int64_t ld_x, const float* __restrict__ u, int64_t ld_u,
                              float* __restrict__ hidden, int64_t ld_hidden) {
+  AwaitPrevious();
+  LetNextBegin();
   const int i = blockIdx.y * blockDim.x + threadIdx.x;
   if (i >= p.d) return;
   float* state = Section(p.slots, p.writes[blockIdx.x].slot, p.slots.state_at) + static_cast<int64_t>(layer) * p.d;
-  const float h = fmaf(decay[i], state[i], u[blockIdx.x * ld_u + i]);
+  const float h = NextSimpleState(state[i], decay[i], u[blockIdx.x * ld_u + i]);
   state[i] = h;
   hidden[blockIdx.x * ld_hidden + i] = h;
   float* value = x + blockIdx.x * ld_x + i;
-  *value = fmaf(skip[i], *value, *value);
+  *value = SkipSimple(*value, skip[i]);
 }
 
 dim3 Grid(int count, int channels) {
@@ -87,50 +113,55 @@ dim3 Grid(int count, int channels) {
 void PoolMean(const Pooling& pooling, float* mean, int64_t ld, cudaStream_t stream) {
   const dim3 grid = Grid(pooling.count, pooling.d);
   if (pooling.embedding_type == Type::kBfloat16) {
-    MeanKernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(pooling, mean, ld);
+    LaunchChained(MeanKernel<__nv_bfloat16>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean,
+                  ld);
   } else {
-    MeanKernel<float><<<grid, kThreads, 0, stream>>>(pooling, mean, ld);
+    LaunchChained(MeanKernel<float>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean, ld);
   }
-  CheckCuda(cudaGetLastError(), "launching the pooling mean");
 }
 
-void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* weights, float* pooled, int64_t ld,
-                cudaStream_t stream) {
-  // To a multiple of four: the compiler reads the last scores four at a time.
+void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* scores, float* weights, float* pooled,
+                int64_t ld, cudaStream_t stream) {
+  // To a multiple of four: the compiler reads the last weights four at a time.
   const size_t bytes = sizeof(float) * static_cast<size_t>((pooling.n + pooling.m + 3) / 4 * 4);
+  constexpr int kRows = kThreads / kWarp;
+  const dim3 by_rows(static_cast<unsigned>(pooling.count),
+                     static_cast<unsigned>((pooling.n + pooling.m + kRows - 1) / kRows));
+  const dim3 by_channels = Grid(pooling.count, pooling.d);
+  const auto launch = [&](auto score, auto pool) {
+    LaunchChained(score, by_rows, kThreads, 0, stream, "launching the pooling's scores", pooling, key, ld_key, scores);
+    LaunchChained(pool, by_channels, kThreads, bytes, stream, "launching the pooling", pooling, scores, weights, pooled,
+                  ld);
+  };
   if (pooling.embedding_type == Type::kBfloat16) {
-    PoolKernel<__nv_bfloat16><<<pooling.count, kThreads, bytes, stream>>>(pooling, key, ld_key, weights, pooled, ld);
+    launch(ScoreKernel<__nv_bfloat16>, PoolKernel<__nv_bfloat16>);
   } else {
-    PoolKernel<float><<<pooling.count, kThreads, bytes, stream>>>(pooling, key, ld_key, weights, pooled, ld);
+    launch(ScoreKernel<float>, PoolKernel<float>);
   }
-  CheckCuda(cudaGetLastError(), "launching the pooling");
 }
 
 void PushMemory(const Pooling& pooling, const float* output, int64_t ld, cudaStream_t stream) {
-  PushKernel<<<Grid(pooling.count, pooling.d), kThreads, 0, stream>>>(pooling, output, ld);
-  CheckCuda(cudaGetLastError(), "launching the push onto memory");
+  LaunchChained(PushKernel, Grid(pooling.count, pooling.d), kThreads, 0, stream, "launching the push onto memory",
+                pooling, output, ld);
 }
 
 void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
                const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream) {
-  ConvKernel<<<Grid(writes.count, shape.d_inner), kThreads, 0, stream>>>(writes, shape, layer, xz, ld_xz, weight, bias,
-                                                                         y, ld);
-  CheckCuda(cudaGetLastError(), "launching Mamba's convolution");
+  LaunchChained(ConvKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's convolution",
+                writes, shape, layer, xz, ld_xz, weight, bias, y, ld);
 }
 
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,
                int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
                const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream) {
-  ScanKernel<<<Grid(writes.count, shape.d_inner), kThreads, 0, stream>>>(
-      writes, shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld);
-  CheckCuda(cudaGetLastError(), "launching Mamba's state update");
+  LaunchChained(ScanKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's state update",
+                writes, shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld);
 }
 
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream) {
-  SimpleKernel<<<Grid(writes.count, writes.d), kThreads, 0, stream>>>(writes, layer, decay, skip, x, ld_x, u, ld_u,
-                                                                      hidden, ld_hidden);
-  CheckCuda(cudaGetLastError(), "launching the simple SSM");
+  LaunchChained(SimpleKernel, Grid(writes.count, writes.d), kThreads, 0, stream, "launching the simple SSM", writes,
+                layer, decay, skip, x, ld_x, u, ld_u, hidden, ld_hidden);
 }
 
 }  // namespace smt::cuda

@@ -1,7 +1,7 @@
 // What a write goes through besides matrix products: attention pooling in its absorbed form (the keys of the window are
 // never formed: q . Wk x = (Wk^T q) . x), the Mamba-1 step (Gu, Dao: "Mamba: Linear-Time Sequence Modeling with
-// Selective State Spaces", 2023), the push onto memory. All in float32. Bodies shared by the kernels of memory.cu and
-// the one of write_pass.cu.
+// Selective State Spaces", 2023), the push onto memory. All in float32. Bodies shared by the kernels of memory.cu, of
+// sequence.cu and the one of write_pass.cu.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -25,18 +25,21 @@ struct WindowRows {
   const int32_t* ids;
   int64_t ld;
   int memory_rows, count, d;
+  int32_t first_id, ids_mask;
 
-  __device__ __forceinline__ WindowRows(const Pooling& p, const Write& write, int64_t index)
+  __device__ __forceinline__ WindowRows(const Pooling& p, const Write& write)
       : memory(Section(p.slots, write.slot, p.slots.memory_at)),
         embeddings(static_cast<const Embedding*>(p.embeddings)),
-        ids(p.ids + index * p.m),
+        ids(p.ids + write.ids_at),
         ld(p.ld_embeddings),
         memory_rows(write.memory_pooled),
         count(write.memory_pooled + write.tokens),
-        d(p.d) {}
+        d(p.d),
+        first_id(write.first_id),
+        ids_mask(p.ids_mask) {}
   __device__ __forceinline__ float At(int row, int column) const {
     return row < memory_rows ? memory[static_cast<int64_t>(row) * d + column]
-                             : ToFloat(embeddings[ids[row - memory_rows] * ld + column]);
+                             : ToFloat(embeddings[ids[(first_id + row - memory_rows) & ids_mask] * ld + column]);
   }
   // Calls with(row, value) for all rows of a column in order, the loads ahead.
   template <typename With>
@@ -92,31 +95,56 @@ __device__ __forceinline__ float WeightedRows(const WindowRows<Embedding>& rows,
   return sum;
 }
 
-__device__ __forceinline__ void PushChannel(const Pooling& p, const Write& write, int channel, float output) {
-  float* memory = Section(p.slots, write.slot, p.slots.memory_at) + channel;
-  int at = write.memory_valid;
-  if (at == p.n) {
-    constexpr int kAhead = 16;
-    for (int from = 1; from < p.n; from += kAhead) {
-      float values[kAhead];
+// A channel of `count` more memory vectors, output(i) the i-th, oldest first; the session has `valid`.
+template <typename Output>
+__device__ __forceinline__ void PushChannel(const Pooling& p, int32_t slot, int valid, int count, int channel,
+                                            Output output) {
+  float* memory = Section(p.slots, slot, p.slots.memory_at) + channel;
+  const int dropped = max(valid + count - p.n, 0), end = min(valid + count, p.n);
+  // Every vector moves towards the front or stays, so what is loaded ahead is never behind what is stored.
+  constexpr int kAhead = 16;
+  for (int from = dropped > 0 ? 0 : valid; from < end; from += kAhead) {
+    float values[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        values[i] = from + i < p.n ? memory[static_cast<int64_t>(from + i) * p.d] : 0;
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (from + i < p.n) memory[static_cast<int64_t>(from + i - 1) * p.d] = values[i];
-      }
+    for (int i = 0; i < kAhead; ++i) {
+      const int source = from + i + dropped;
+      if (from + i >= end) continue;
+      values[i] = source < valid ? memory[static_cast<int64_t>(source) * p.d] : output(source - valid);
     }
-    --at;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (from + i < end) memory[static_cast<int64_t>(from + i) * p.d] = values[i];
+    }
   }
-  memory[static_cast<int64_t>(at) * p.d] = output;
 }
 
-// The causal convolution of one channel, silu after it. Load brings what it needs, ahead; only the usual width has
-// that.
+// What a channel computes, for a step and for a sequence of them: each sum in one order, wherever its operands lie.
+// Spelled out where the compiler could fuse it in one kernel and not in another.
+
+// The causal convolution, tap(i) and input(i) oldest first, and silu after it.
+template <typename Tap, typename Input>
+__device__ __forceinline__ float Convolve(int taps, float bias, Tap tap, Input input) {
+  float sum = bias;
+#pragma unroll
+  for (int i = 0; i < taps; ++i) sum = fmaf(tap(i), input(i), sum);
+  return Silu(sum);
+}
+// Mamba's: h' = exp(delta rate) h + (delta x) b; y = (sum of h' c + skip x) silu(gate).
+__device__ __forceinline__ float ScanInput(float delta, float x) { return __fmul_rn(delta, x); }
+__device__ __forceinline__ float NextState(float h, float delta, float rate, float input, float b) {
+  return fmaf(expf(__fmul_rn(delta, rate)), h, __fmul_rn(input, b));
+}
+__device__ __forceinline__ float AddState(float sum, float h, float c) { return fmaf(h, c, sum); }
+__device__ __forceinline__ float GatedOutput(float sum, float skip, float x, float gate) {
+  return __fmul_rn(fmaf(skip, x, sum), Silu(gate));
+}
+// The simple SSM's.
+__device__ __forceinline__ float NextSimpleState(float h, float decay, float u) { return fmaf(decay, h, u); }
+__device__ __forceinline__ float SkipSimple(float x, float skip) { return fmaf(skip, x, x); }
+
+// A step of one channel's convolution. Load brings what it needs, ahead; only the usual width has that.
 struct ConvChannel {
-  float4 past, taps;
+  Four past, taps;
   float bias;
 
   static __device__ __forceinline__ float* State(const Pooling& p, const MambaShape& shape, int layer, int32_t slot,
@@ -127,35 +155,29 @@ struct ConvChannel {
   __device__ __forceinline__ void Load(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
                                        const float* weight, const float* biases) {
     if (shape.d_conv == 4) {
-      past = *reinterpret_cast<const float4*>(State(p, shape, layer, slot, channel));
-      taps = *reinterpret_cast<const float4*>(weight + 4 * static_cast<int64_t>(channel));
+      past = *reinterpret_cast<const Four*>(State(p, shape, layer, slot, channel));
+      taps = *reinterpret_cast<const Four*>(weight + 4 * static_cast<int64_t>(channel));
     }
     bias = biases[channel];
   }
   __device__ __forceinline__ float Run(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
                                        const float* weight, float value) const {
     float* state = State(p, shape, layer, slot, channel);
-    float sum = bias;
     if (shape.d_conv == 4) {
-      const float4 now = {past.y, past.z, past.w, value};
-      *reinterpret_cast<float4*>(state) = now;
-      sum = fmaf(taps.x, now.x, sum);
-      sum = fmaf(taps.y, now.y, sum);
-      sum = fmaf(taps.z, now.z, sum);
-      return Silu(fmaf(taps.w, now.w, sum));
+      const Four now = {{past.at[1], past.at[2], past.at[3], value}};
+      *reinterpret_cast<Four*>(state) = now;
+      return Convolve(
+          4, bias, [&](int i) { return taps.at[i]; }, [&](int i) { return now.at[i]; });
     }
     const float* own_taps = weight + static_cast<int64_t>(channel) * shape.d_conv;
-    for (int i = 0; i + 1 < shape.d_conv; ++i) {
-      const float previous = state[i + 1];
-      state[i] = previous;
-      sum = fmaf(own_taps[i], previous, sum);
-    }
+    for (int i = 0; i + 1 < shape.d_conv; ++i) state[i] = state[i + 1];
     state[shape.d_conv - 1] = value;
-    return Silu(fmaf(own_taps[shape.d_conv - 1], value, sum));
+    return Convolve(
+        shape.d_conv, bias, [&](int i) { return own_taps[i]; }, [&](int i) { return state[i]; });
   }
 };
 
-// The state update of one channel and its gated output. Load brings what it needs, ahead; of the states only where
+// A step of one channel's states, and its gated output. Load brings what it needs, ahead; of the states only where
 // there are 16, as usual.
 struct ScanChannel {
   Four h[4], rates[4], b[4], c[4];
@@ -190,15 +212,15 @@ struct ScanChannel {
   __device__ __forceinline__ float Run(const Pooling& p, const MambaShape& shape, int layer, int32_t slot, int channel,
                                        const float* a, const float* parameters, float delta) {
     float* state = State(p, shape, layer, slot, channel);
-    const float input = __fmul_rn(delta, x);
+    const float input = ScanInput(delta, x);
     float sum = 0;
     if (shape.d_state == 16) {
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
 #pragma unroll
         for (int u = 0; u < 4; ++u) {
-          h[q].at[u] = fmaf(expf(delta * rates[q].at[u]), h[q].at[u], __fmul_rn(input, b[q].at[u]));
-          sum = fmaf(h[q].at[u], c[q].at[u], sum);
+          h[q].at[u] = NextState(h[q].at[u], delta, rates[q].at[u], input, b[q].at[u]);
+          sum = AddState(sum, h[q].at[u], c[q].at[u]);
         }
         StoreFour(state, 4 * q, 16, h[q]);
       }
@@ -206,12 +228,12 @@ struct ScanChannel {
       const float* own_rates = a + static_cast<int64_t>(channel) * shape.d_state;
       const float* from = parameters + shape.dt_rank;
       for (int i = 0; i < shape.d_state; ++i) {
-        const float next = fmaf(expf(delta * own_rates[i]), state[i], __fmul_rn(input, from[i]));
+        const float next = NextState(state[i], delta, own_rates[i], input, from[i]);
         state[i] = next;
-        sum = fmaf(next, from[shape.d_state + i], sum);
+        sum = AddState(sum, next, from[shape.d_state + i]);
       }
     }
-    return __fmul_rn(fmaf(skip, x, sum), Silu(gate));
+    return GatedOutput(sum, skip, x, gate);
   }
 };
 

@@ -3,28 +3,21 @@
 // bits of the weights, then over the next bits of those in the one bin that matters, until the weight of the last kept
 // id is known exactly.
 //
-// The blocks of a cluster share a row, a run of its ids each, when rows are few; otherwise a block has a row of its
-// own. Logits are read once: their weights stay in shared memory. Vocabularies too wide for that, and devices that have
+// Logits are read once: their weights stay in shared memory. Vocabularies too wide for that, and devices that have
 // too little of it, weigh the logits anew in every pass.
-#include <cooperative_groups.h>
 #include <cuda_pipeline.h>
 
 #include <algorithm>
 
 #include "model/cuda/kernels.h"
+#include "model/cuda/row_blocks.cuh"
 #include "model/sampling/exp_weight.h"
 #include "model/sampling/philox.h"
 
 namespace smt::cuda {
 namespace {
 
-using Sum = unsigned long long;
-
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
-constexpr int kThreads = 1024, kWarps = kThreads / kWarp;
-constexpr int kBatch = 4;      // ids that a thread takes at a time
-constexpr int kMaxBlocks = 8;  // of a row
+constexpr int kBatch = 4;  // ids that a thread takes at a time
 
 // A weight has 24 significant bits, so that it is a float32 exactly, and its bits tell apart the same weights in the
 // same order. In memory it is a uint32; 2^32 - 1, which is no weight, stands for 2^32.
@@ -60,30 +53,6 @@ struct Cut {
   Sum dropped = 0;  // the sum of equal ones after that id
 };
 
-// The blocks of a row.
-template <bool kCluster>
-struct Blocks {
-  __device__ int count() const { return 1; }
-  __device__ int rank() const { return 0; }
-  __device__ Shared& SharedOf(Shared& own, int) const { return own; }
-  __device__ void Arrive() const {}
-  __device__ void Wait() const {}
-  __device__ void Sync() const { __syncthreads(); }
-};
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-template <>
-struct Blocks<true> {
-  __device__ int count() const { return static_cast<int>(cooperative_groups::this_cluster().num_blocks()); }
-  __device__ int rank() const { return static_cast<int>(cooperative_groups::this_cluster().block_rank()); }
-  __device__ Shared& SharedOf(Shared& own, int rank) const {
-    return *cooperative_groups::this_cluster().map_shared_rank(&own, rank);
-  }
-  __device__ void Arrive() const { cooperative_groups::cluster_group::barrier_arrive(); }
-  __device__ void Wait() const { cooperative_groups::cluster_group::barrier_wait(); }
-  __device__ void Sync() const { cooperative_groups::this_cluster().sync(); }
-};
-#endif
-
 __device__ __forceinline__ Sum WarpScan(Sum x) {  // inclusive
   for (int offset = 1; offset < kWarp; offset *= 2) {
     const Sum other = __shfl_up_sync(kAll, x, offset);
@@ -94,7 +63,6 @@ __device__ __forceinline__ Sum WarpScan(Sum x) {  // inclusive
 
 // Sum over the threads of the block before this one; `total` over all.
 __device__ Sum BlockScan(Shared& s, Sum x, Sum* total) {
-  static_assert(kWarps == kWarp);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const Sum inclusive = WarpScan(x);
   if (lane == kWarp - 1) s.scan[warp] = inclusive;
@@ -103,23 +71,6 @@ __device__ Sum BlockScan(Shared& s, Sum x, Sum* total) {
   *total = __shfl_sync(kAll, warps, kWarp - 1);
   __syncthreads();
   return (warp == 0 ? 0 : before) + inclusive - x;
-}
-
-__device__ Sum BlockMax(Shared& s, Sum x) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const auto warp_max = [](Sum y) {
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const Sum other = __shfl_xor_sync(kAll, y, offset);
-      y = other > y ? other : y;
-    }
-    return y;
-  };
-  x = warp_max(x);
-  if (lane == 0) s.scan[warp] = x;
-  __syncthreads();
-  x = warp_max(s.scan[lane]);
-  __syncthreads();
-  return x;
 }
 
 // logits / temperature as IEEE division rounds it. With the reciprocal at hand that takes five operations: the second
@@ -169,17 +120,6 @@ struct Scale {
     for (int j = 0; j < kBatch; ++j) weights[j] = Weigh(q[j] - max_scaled);
   }
 };
-
-// An order of (logit, lower id first) as integers; zeros are equal.
-__device__ __forceinline__ Sum Rank(float logit, int id) {
-  const unsigned bits = __float_as_uint(logit + 0.0f);
-  return Sum{bits >> 31 ? ~bits : bits | 0x80000000u} << 32 | ~static_cast<unsigned>(id);
-}
-__device__ __forceinline__ float LogitOf(Sum rank) {
-  const unsigned bits = static_cast<unsigned>(rank >> 32);
-  return __uint_as_float(bits >> 31 ? bits & 0x7fffffffu : ~bits);
-}
-__device__ __forceinline__ int IdOf(Sum rank) { return static_cast<int>(~static_cast<unsigned>(rank)); }
 
 // A block's part of a row: `count` ids from `first` on.
 template <bool kHeld, bool kCluster>
@@ -233,7 +173,7 @@ struct Part {
         }
       }
     }
-    Sum best = BlockMax(s, Rank(highest, first + at));
+    Sum best = BlockMax(s.scan, Rank(highest, first + at));
     if (kCluster) {
       blocks.Wait();  // for the others to run
       if (threadIdx.x < blocks.count()) blocks.SharedOf(s, threadIdx.x).best_of_block[blocks.rank()] = best;
@@ -243,18 +183,19 @@ struct Part {
     return best;
   }
   __device__ void Weigh() const {
-    if (!kHeld) return;
-    for (int i = threadIdx.x; i < count; i += kBatch * kThreads) {
-      float logits[kBatch];
-      unsigned weights[kBatch];
-      LoadLogits(i, kThreads, count, logits);
-      scale.Weigh(logits, weights);
+    if constexpr (kHeld) {
+      for (int i = threadIdx.x; i < count; i += kBatch * kThreads) {
+        float logits[kBatch];
+        unsigned weights[kBatch];
+        LoadLogits(i, kThreads, count, logits);
+        scale.Weigh(logits, weights);
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (i + j * kThreads < count) held[i + j * kThreads] = weights[j];
+        for (int j = 0; j < kBatch; ++j) {
+          if (i + j * kThreads < count) held[i + j * kThreads] = weights[j];
+        }
       }
+      __syncthreads();
     }
-    __syncthreads();
   }
 
   struct Scan {
@@ -414,13 +355,8 @@ struct Part {
 template <bool kHeld, bool kCluster>
 __global__ void __launch_bounds__(kThreads)
     DrawKernel(const float* __restrict__ logits, int64_t ld, const Draw* __restrict__ draws, int vocab, int ids_a_block,
-               int32_t* __restrict__ ids) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  constexpr bool kRuns = true;
-#else
-  constexpr bool kRuns = !kCluster;
-#endif
-  if constexpr (kRuns) {
+               int32_t* __restrict__ ids, int32_t* __restrict__ last) {
+  if constexpr (kCanRun<kCluster>) {
     extern __shared__ __align__(16) unsigned char memory[];
     const Blocks<kCluster> blocks;
     const int row = static_cast<int>(blockIdx.x) / blocks.count(), first = blocks.rank() * ids_a_block;
@@ -437,7 +373,9 @@ __global__ void __launch_bounds__(kThreads)
     const float max = LogitOf(best);
     const float max_scaled = draw.temperature > 0 ? max / draw.temperature : 0.0f;
     if (max == -INFINITY || !(draw.temperature > 0) || !isfinite(max_scaled)) {
-      if (blocks.rank() == 0 && threadIdx.x == 0) ids[row] = max == -INFINITY ? -1 : IdOf(best);
+      if (blocks.rank() == 0 && threadIdx.x == 0) {
+        ids[row] = last[draw.slot] = max == -INFINITY ? -1 : IdOf(best);
+      }
       return;
     }
     part.scale = Scale::Prepare(draw.temperature, max_scaled);
@@ -455,65 +393,21 @@ __global__ void __launch_bounds__(kThreads)
           return weight > cut.weight || (weight == cut.weight && id <= cut.last_id) ? WeightOf(weight) : 0;
         },
         [&](Sum total) { return ScaleRandom(DrawBits(draw.seed, draw.position), total); },
-        [&](int id) { ids[row] = id; });
+        [&](int id) { ids[row] = last[draw.slot] = id; });
   }
-}
-
-struct Device {
-  int processors = 0, held_ids = 0;  // that a block has room for
-  bool clusters = false;
-};
-
-const Device& TheDevice() {
-  static const Device device = [] {
-    int index = 0, major = 0, shared = 0;
-    Device found;
-    CheckCuda(cudaGetDevice(&index), "asking for the device");
-    const auto ask = [index](int* value, cudaDeviceAttr attribute) {
-      CheckCuda(cudaDeviceGetAttribute(value, attribute, index), "asking for the device");
-    };
-    ask(&major, cudaDevAttrComputeCapabilityMajor);
-    ask(&found.processors, cudaDevAttrMultiProcessorCount);
-    ask(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    found.clusters = major >= 9;
-    found.held_ids = (shared - static_cast<int>(sizeof(Shared))) / static_cast<int>(sizeof(unsigned));
-    for (const auto kernel : {DrawKernel<true, true>, DrawKernel<true, false>}) {
-      CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
-                "raising the shared memory of the sampler");
-    }
-    return found;
-  }();
-  return device;
 }
 
 }  // namespace
 
-void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids,
+void DrawIds(const float* logits, int64_t ld, const Draw* draws, int rows, int vocab, int32_t* ids, int32_t* last,
              cudaStream_t stream) {
   if (rows == 0) return;
-  const Device& device = TheDevice();
-  const auto ids_a_block = [vocab](int blocks) { return (vocab + blocks - 1) / blocks; };
-  const int most = device.clusters ? kMaxBlocks : 1;
-  int blocks = 1;
-  while (blocks < most && ids_a_block(blocks) > device.held_ids) blocks *= 2;
-  const bool held = ids_a_block(blocks) <= device.held_ids;
-  // A block on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
-  while (blocks < most && 2 * blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(rows * blocks);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = sizeof(Shared) + (held ? sizeof(unsigned) * ids_a_block(blocks) : 0);
-  config.stream = stream;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  config.attrs = &cluster;
-  config.numAttrs = blocks > 1 ? 1 : 0;
-  const auto kernel = blocks > 1 ? (held ? DrawKernel<true, true> : DrawKernel<false, true>)
-                                 : (held ? DrawKernel<true, false> : DrawKernel<false, false>);
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, logits, ld, draws, vocab, ids_a_block(blocks), ids),
-            "launching the sampler");
+  static const bool raised = (RaiseSharedMemory(DrawKernel<true, true>, DrawKernel<true, false>), true);
+  static_cast<void>(raised);
+  const RowLaunch launch = LaunchOf(rows, vocab, sizeof(Shared));
+  const auto kernel = launch.blocks > 1 ? (launch.held ? DrawKernel<true, true> : DrawKernel<false, true>)
+                                        : (launch.held ? DrawKernel<true, false> : DrawKernel<false, false>);
+  LaunchRows(launch, stream, "launching the sampler", kernel, logits, ld, draws, vocab, launch.ids_a_block, ids, last);
 }
 
 }  // namespace smt::cuda

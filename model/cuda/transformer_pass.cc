@@ -24,6 +24,8 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
       stream_(stream),
       ld_qkv_(Padded(3 * static_cast<int64_t>(d_))),
       ld_inner_(Padded(inner_)),
+      ld_logits_((vocab_ + 3) / 4 * 4),
+      uploads_(stream),
       graphs_(stream) {
   const Type type = weights->window_type;
   const size_t size = SizeOf(type), rows = kMaxRows;
@@ -52,7 +54,7 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
   qkv_ = DeviceMemory(rows * static_cast<size_t>(ld_qkv_) * size);
   inner_rows_ = DeviceMemory(rows * static_cast<size_t>(ld_inner_) * size);
   head_rows_ = DeviceMemory(size_t{kMaxHeadRows} * static_cast<size_t>(ld_) * size);
-  logits_ = DeviceMemory(size_t{kMaxHeadRows} * static_cast<size_t>(vocab_) * sizeof(float));
+  logits_ = DeviceMemory(size_t{kMaxHeadRows} * static_cast<size_t>(ld_logits_) * sizeof(float));
 }
 
 template <typename T>
@@ -65,25 +67,29 @@ const T* TransformerPass::Pack(std::span<const T> values, size_t* at) {
 }
 
 void TransformerPass::Run(std::span<const Row> rows, std::span<const Group> groups, std::span<const int32_t> wanted,
-                          std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots) {
+                          std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots,
+                          const IdRings& rings, int spare) {
   // One copy. Where the parts lie depends on their lengths alone, so a graph finds them again.
   size_t bytes = 0;
   rows_ = Pack(rows, &bytes);
   groups_ = Pack(groups, &bytes);
   wanted_ = Pack(wanted, &bytes);
   to_slots_ = Pack(to_slots, &bytes);
-  // From pageable memory, so host_plan_ may be reused as soon as this returns.
-  CheckCuda(cudaMemcpyAsync(plan_.data(), host_plan_.data(), bytes, cudaMemcpyHostToDevice, stream_),
-            "uploading a plan");
+  uploads_.Copy(plan_.data(), host_plan_.data(), bytes);
   const auto count = static_cast<int>(rows.size()), last = static_cast<int>(wanted.size());
-  if (at_once_ && count <= kMaxWindowPassRows) return RunAtOnce(count, last, keep_tokens, slots);
-  const auto queue = [&] { Queue(count, last, keep_tokens, slots); };
+  few_ = 0;
+  while (few_ < last && groups[static_cast<size_t>(few_)].rows <= kFewGroupRows) ++few_;
+  if (at_once_ && count <= kMaxWindowPassRows) return RunAtOnce(count, last, keep_tokens, slots, rings, spare);
+  const auto queue = [&] { Queue(count, last, keep_tokens, slots, rings, spare); };
   if (count > kMaxGraphRows) return queue();
-  graphs_.Run((static_cast<uint64_t>(count) * (kMaxRows + 1) + static_cast<uint64_t>(last)) * 2 + (keep_tokens ? 1 : 0),
-              queue);
+  // All that a graph's launches depend on.
+  uint64_t shape = 0;
+  for (const int part : {count, last, few_}) shape = shape * (kMaxRows + 1) + static_cast<uint64_t>(part);
+  graphs_.Run((shape * 1024 + static_cast<uint64_t>(spare)) * 2 + (keep_tokens ? 1 : 0), queue);
 }
 
-void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots) {
+void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
+                                int spare) {
   using Bfloat16 = __nv_bfloat16;
   RunWindowPass({.blocks = blocks_.as<BlockWeights>(),
                  .layers = static_cast<int>(weights_.blocks.size()),
@@ -100,6 +106,7 @@ void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const S
                  .row_count = count,
                  .group_count = groups,
                  .slots = slots,
+                 .rings = rings,
                  .cache = cache_,
                  .keep_tokens = keep_tokens,
                  .heads = heads_,
@@ -117,13 +124,14 @@ void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const S
                  .ld_inner = ld_inner_,
                  .work_bytes = 0,
                  .ring_bytes = 0},
-                &arrivals_, stream_);
+                &arrivals_, spare, stream_);
 }
 
-void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots) {
+void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
+                            int spare) {
   const Type type = weights_.window_type;
   float* x = x_.as<float>();
-  EmbedRows(type, weights_.embedding_type, rows_, count, slots, weights_.embeddings, weights_.ld_embeddings,
+  EmbedRows(type, weights_.embedding_type, rows_, count, slots, rings, weights_.embeddings, weights_.ld_embeddings,
             weights_.positions, d_, x, ld_, stream_);
   const auto product = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, void* y, int64_t ldy,
                            const float* residual, Activation activation) {
@@ -136,7 +144,8 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
                .float_output = residual != nullptr,
                .residual = residual,
                .activation = activation,
-               .scratch = nullptr},
+               .scratch = nullptr,
+               .spare = spare},
               stream_);
   };
   const size_t layers = weights_.blocks.size();
@@ -156,8 +165,8 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
       x = x_wanted_.as<float>();
     }
     if (by_groups_) {
-      AttendGroups(cache_, layer, groups_, wanted, qkv_.data(), ld_qkv_, heads_, n_, keep_tokens, order != nullptr,
-                   attended_.data(), ld_, stream_);
+      AttendGroups(cache_, layer, groups_, wanted, few_, qkv_.data(), ld_qkv_, heads_, n_, keep_tokens,
+                   order != nullptr, attended_.data(), ld_, stream_);
     } else {
       Attend(cache_, layer, rows_, order, count, qkv_.data(), ld_qkv_, heads_, n_, attended_.data(), ld_, stream_);
     }
@@ -171,18 +180,19 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
             ld_, stream_);
 }
 
-const float* TransformerPass::Head(const int32_t* slots, int count) {
+float* TransformerPass::Head(const int32_t* slots, int count, int spare) {
   GatherRows(weights_.window_type, outputs_.data(), ld_, slots, count, head_rows_.data(), stream_);
   RunLinear(weights_.head,
             {.x = head_rows_.data(),
              .ldx = ld_,
              .rows = count,
              .y = logits_.data(),
-             .ldy = vocab_,
+             .ldy = ld_logits_,
              .float_output = true,
              .residual = nullptr,
              .activation = Activation::kNone,
-             .scratch = nullptr},
+             .scratch = nullptr,
+             .spare = spare},
             stream_);
   return logits_.as<float>();
 }

@@ -13,24 +13,28 @@
 #include "model/cuda/device_memory.h"
 #include "model/cuda/graph_cache.h"
 #include "model/cuda/kernels.h"
+#include "model/cuda/pinned_uploads.h"
 
 namespace smt::cuda {
 
 class TransformerPass {
  public:
-  static constexpr int kMaxRows = 4096;  // of one pass; a window must fit
+  static constexpr int kMaxRows = 8192;  // of one pass; a window must fit
 
   TransformerPass(const StrideHybridConfig& config, const CudaWeights* weights, int slots, cudaStream_t stream);
 
   // Runs rows [count], of which `wanted` (ascending indices) are last positions; the output of wanted[i], ready for the
   // head, goes to the slot to_slots[i]. Rows of one session come in order of their columns and are groups[i].
   // `keep_tokens`: later passes may ask for token rows' keys and
-  // values; they may for memory rows' always.
+  // values; they may for memory rows' always. `spare` multiprocessors are left to others.
   void Run(std::span<const Row> rows, std::span<const Group> groups, std::span<const int32_t> wanted,
-           std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots);
-  // logits [count, V] in device memory, of the outputs of `slots` (in device memory); valid until the next call.
-  const float* Head(const int32_t* slots, int count);
-  static constexpr int kMaxHeadRows = 256;  // of one Head
+           std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
+           int spare = 0);
+  // logits [count, V], rows logits_stride() apart, in device memory, of the outputs of `slots` (in device memory);
+  // valid until the next call.
+  float* Head(const int32_t* slots, int count, int spare = 0);
+  int64_t logits_stride() const { return ld_logits_; }
+  static constexpr int kMaxHeadRows = 1024;  // of one Head
 
   int64_t cache_bytes_per_slot() const { return cache_.slot_stride * SizeOf(cache_.type); }
   int64_t output_bytes_per_slot() const { return static_cast<int64_t>(ld_) * SizeOf(weights_.window_type); }
@@ -38,8 +42,8 @@ class TransformerPass {
  private:
   template <typename T>
   const T* Pack(std::span<const T> values, size_t* at);
-  void Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots);
-  void RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots);
+  void Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots, const IdRings& rings, int spare);
+  void RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots, const IdRings& rings, int spare);
 
   const CudaWeights& weights_;
   const int d_, n_, heads_, inner_, vocab_, ld_;
@@ -54,10 +58,12 @@ class TransformerPass {
   const Row* rows_ = nullptr;
   const Group* groups_ = nullptr;
   const int32_t *wanted_ = nullptr, *to_slots_ = nullptr;
+  int few_ = 0;  // leading groups of few rows
   DeviceMemory blocks_, arrived_;
   Arrivals arrivals_;
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
-  int64_t ld_qkv_, ld_inner_;
+  int64_t ld_qkv_, ld_inner_, ld_logits_;
+  PinnedUploads uploads_;
   GraphCache graphs_;
 };
 

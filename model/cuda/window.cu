@@ -2,6 +2,9 @@
 // through window_pass.cu.
 #include <cuda_bf16.h>
 
+#include <type_traits>
+
+#include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/window.cuh"
 
@@ -15,22 +18,38 @@ __global__ void __launch_bounds__(kNormRows* kWarp)
     NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ to_rows, int rows, int d,
                     const float* __restrict__ weight, const float* __restrict__ bias, float epsilon, T* __restrict__ y,
                     int64_t ldy) {
+  AwaitPrevious();
+  LetNextBegin();
   const int64_t row = blockIdx.x * kNormRows + threadIdx.x / kWarp;
   if (row >= rows) return;
   const int64_t to = to_rows != nullptr ? to_rows[row] : row;
   NormalizeRow(x + row * ldx, d, weight, bias, epsilon, y + to * ldy);
 }
 
+__global__ void AppendKernel(const Append* __restrict__ appends, int count, IdRings rings) {
+  const int at = blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= count) return;
+  const Append append = appends[at];
+  const int32_t id = append.id >= 0 ? append.id : rings.last[append.slot];
+  // None could be drawn: whoever asked for it is told, and something has to stand here.
+  rings.ids[static_cast<int64_t>(append.slot) * rings.size + append.index] = id >= 0 ? id : 0;
+}
+
 template <typename Embedding>
-__global__ void EmbedKernel(const Row* __restrict__ rows, SlotMemory slots, const Embedding* __restrict__ embeddings,
-                            int64_t ld_embeddings, const float* __restrict__ positions, int d, bool round,
-                            float* __restrict__ x, int64_t ldx) {
-  EmbedRow(rows[blockIdx.x], slots, embeddings, ld_embeddings, positions, d, round, x + blockIdx.x * ldx);
+__global__ void EmbedKernel(const Row* __restrict__ rows, SlotMemory slots, IdRings rings,
+                            const Embedding* __restrict__ embeddings, int64_t ld_embeddings,
+                            const float* __restrict__ positions, int d, bool round, float* __restrict__ x,
+                            int64_t ldx) {
+  AwaitPrevious();
+  LetNextBegin();
+  EmbedRow(rows[blockIdx.x], slots, rings, embeddings, ld_embeddings, positions, d, round, x + blockIdx.x * ldx);
 }
 
 // In words of four bytes; rows are padded to many of them.
 __global__ void GatherKernel(const uint32_t* __restrict__ from, int64_t words, const int32_t* __restrict__ order,
                              uint32_t* __restrict__ to) {
+  AwaitPrevious();
+  LetNextBegin();
   for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
     to[blockIdx.x * words + i] = from[order[blockIdx.x] * words + i];
   }
@@ -135,29 +154,43 @@ __global__ void AttendKernel(Cache cache, int layer, const Row* __restrict__ row
 
 constexpr int kGroupThreads = (kMaxGroupKeys + 15) / 16 * kWarp;  // a warp for every 16 rows that a group can have
 
-template <int kWidth>
-__global__ void __launch_bounds__(kGroupThreads)
-    GroupKernel(GroupAttentionCall call, const Group* __restrict__ groups) {
+// Groups of few rows wait for memory: they take few registers, so that many blocks fit. Neighbouring blocks are
+// neighbouring heads, whose keys and values are neighbours in memory. `beside`: the kernel before is this one for other
+// groups, whose blocks have all seen what came before it when this one's begin.
+template <int kWidth, bool kFew>
+__global__ void __launch_bounds__(kGroupThreads, kFew ? 6 : 1)
+    GroupKernel(GroupAttentionCall call, const Group* __restrict__ groups, int first, bool beside) {
+  if (!beside) AwaitPrevious();
+  LetNextBegin();
   __shared__ __align__(16) std::byte shared[GroupAttention<kWidth>::kShared];
-  AttendGroup<kWidth, kGroupThreads>(call, groups[blockIdx.x], static_cast<int>(blockIdx.x),
-                                     static_cast<int>(blockIdx.y), shared);
+  const int group = first + static_cast<int>(blockIdx.y);
+  AttendGroup<kWidth, kGroupThreads, kFew>(call, groups[group], group, static_cast<int>(blockIdx.x), shared);
+  // Only so that this kernel does not end before the one beside it.
+  if (beside && blockIdx.x == 0 && blockIdx.y == 0) AwaitPrevious();
 }
 
 constexpr int kRowThreads = 192;
 
 }  // namespace
 
+void AppendIds(const Append* appends, int count, const IdRings& rings, cudaStream_t stream) {
+  if (count == 0) return;
+  constexpr int kThreads = 256;
+  AppendKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(appends, count, rings);
+  CheckCuda(cudaGetLastError(), "launching the ids' kernel");
+}
+
 void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
-               const void* embeddings, int64_t ld_embeddings, const float* positions, int d, float* x, int64_t ldx,
-               cudaStream_t stream) {
+               const IdRings& rings, const void* embeddings, int64_t ld_embeddings, const float* positions, int d,
+               float* x, int64_t ldx, cudaStream_t stream) {
   if (count == 0) return;
   const bool round = type == Type::kBfloat16;
   if (embedding_type == Type::kBfloat16) {
-    EmbedKernel<<<count, kRowThreads, 0, stream>>>(rows, slots, static_cast<const __nv_bfloat16*>(embeddings),
-                                                   ld_embeddings, positions, d, round, x, ldx);
+    LaunchChained(EmbedKernel<__nv_bfloat16>, count, kRowThreads, 0, stream, "launching the embedding", rows, slots,
+                  rings, static_cast<const __nv_bfloat16*>(embeddings), ld_embeddings, positions, d, round, x, ldx);
   } else {
-    EmbedKernel<<<count, kRowThreads, 0, stream>>>(rows, slots, static_cast<const float*>(embeddings), ld_embeddings,
-                                                   positions, d, round, x, ldx);
+    LaunchChained(EmbedKernel<float>, count, kRowThreads, 0, stream, "launching the embedding", rows, slots, rings,
+                  static_cast<const float*>(embeddings), ld_embeddings, positions, d, round, x, ldx);
   }
   CheckCuda(cudaGetLastError(), "launching the embedding");
 }
@@ -166,23 +199,22 @@ void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_row
                const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream) {
   if (rows == 0) return;
   const auto launch = [&](auto* to) {
-    NormalizeKernel<<<static_cast<unsigned>((rows + kNormRows - 1) / kNormRows), kNormRows * kWarp, 0, stream>>>(
-        x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy);
+    using T = std::remove_pointer_t<decltype(to)>;
+    LaunchChained(NormalizeKernel<T>, static_cast<unsigned>((rows + kNormRows - 1) / kNormRows), kNormRows * kWarp, 0,
+                  stream, "launching a norm", x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy);
   };
   if (out_type == Type::kBfloat16) {
     launch(static_cast<__nv_bfloat16*>(y));
   } else {
     launch(static_cast<float*>(y));
   }
-  CheckCuda(cudaGetLastError(), "launching a norm");
 }
 
 void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
                 cudaStream_t stream) {
   if (count == 0) return;
-  GatherKernel<<<count, kRowThreads, 0, stream>>>(static_cast<const uint32_t*>(from), ld * SizeOf(type) / 4, order,
-                                                  static_cast<uint32_t*>(to));
-  CheckCuda(cudaGetLastError(), "launching a gather");
+  LaunchChained(GatherKernel, count, kRowThreads, 0, stream, "launching a gather", static_cast<const uint32_t*>(from),
+                ld * SizeOf(type) / 4, order, static_cast<uint32_t*>(to));
 }
 
 void StoreKeysValues(const Cache& cache, int layer, const Row* rows, int count, const void* qkv, int64_t ld,
@@ -225,8 +257,8 @@ bool CanAttendGroups(const Cache& cache, int heads) {
   return cache.type == Type::kBfloat16 && (width == 32 || width == 64) && cache.window <= kMaxGroupKeys;
 }
 
-void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, const void* qkv, int64_t ld, int heads,
-                  int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream) {
+void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, int few, const void* qkv, int64_t ld,
+                  int heads, int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream) {
   if (count == 0) return;
   const int width = cache.d / heads;
   const GroupAttentionCall call = {.cache = cache,
@@ -239,9 +271,14 @@ void AttendGroups(const Cache& cache, int layer, const Group* groups, int count,
                                    .only_last = only_last,
                                    .out = static_cast<__nv_bfloat16*>(out),
                                    .ld_out = ld_out};
-  const dim3 grid(static_cast<unsigned>(count), static_cast<unsigned>(heads));
-  (width == 64 ? GroupKernel<64> : GroupKernel<32>)<<<grid, kGroupThreads, 0, stream>>>(call, groups);
-  CheckCuda(cudaGetLastError(), "launching attention");
+  if (only_last) few = count;
+  const auto launch = [&](auto kernel, int from, int to, bool beside) {
+    if (from == to) return;
+    const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(to - from));
+    LaunchChained(kernel, grid, kGroupThreads, 0, stream, "launching attention", call, groups, from, beside);
+  };
+  launch(width == 64 ? GroupKernel<64, false> : GroupKernel<32, false>, few, count, false);
+  launch(width == 64 ? GroupKernel<64, true> : GroupKernel<32, true>, 0, few, few < count && CanChain());
 }
 
 }  // namespace smt::cuda

@@ -162,12 +162,16 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
 
 // By the block: x[:d] = (memory vector or embedding) + position. `round`: the memory vector to bfloat16 first.
 template <typename Embedding>
-__device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots, const Embedding* embeddings,
-                                         int64_t ld_embeddings, const float* positions, int d, bool round, float* x) {
+__device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots, const IdRings& rings,
+                                         const Embedding* embeddings, int64_t ld_embeddings, const float* positions,
+                                         int d, bool round, float* x) {
   const float* memory = reinterpret_cast<const float*>(slots.base + row.slot * slots.stride + slots.memory_at);
+  const int64_t id = row.source > -kIdSources
+                         ? row.source
+                         : rings.ids[static_cast<int64_t>(row.slot) * rings.size + (-kIdSources - row.source)];
   for (int i = threadIdx.x; i < d; i += blockDim.x) {
-    float value = row.source >= 0 ? ToFloat(embeddings[row.source * ld_embeddings + i])
-                                  : memory[static_cast<int64_t>(-1 - row.source) * d + i];
+    float value =
+        id >= 0 ? ToFloat(embeddings[id * ld_embeddings + i]) : memory[static_cast<int64_t>(-1 - row.source) * d + i];
     if (round) value = __bfloat162float(__float2bfloat16(value));
     x[i] = value + positions[static_cast<int64_t>(row.column) * d + i];
   }
@@ -380,7 +384,8 @@ struct GroupTile {
 };
 
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
-template <int kWidth, int kThreads>
+// kFew: kFewGroupRows rows at most, or only the last is wanted.
+template <int kWidth, int kThreads, bool kFew>
 __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, const Group& group, int group_index,
                                             int head, std::byte* shared) {
   using A = GroupAttention<kWidth>;
@@ -423,14 +428,14 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
     *reinterpret_cast<uint4*>(values + key * A::kStride + c) = v[i];
   }
   __syncthreads();
-  const int tile = call.only_last || group.rows <= 16 ? (group.rows - 1) / 16 : warp;
-  GroupTile<kWidth> own(call, group, group_index, head,
-                        call.only_last || group.rows <= 16 ? (group.rows - 1) / 16 : tile);
+  const bool together = kFew || call.only_last || group.rows <= kFewGroupRows;
+  const int tile = together ? (group.rows - 1) / 16 : warp;
+  GroupTile<kWidth> own(call, group, group_index, head, tile);
   static_assert(kThreads / kWarp >= A::kKeyBlocks);
-  if (call.only_last || group.rows <= 16) {
+  if (together) {
     own.AttendTogether(keys, values, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
-  } else if (tile * 16 < group.rows) {
-    own.Attend(keys, values);
+  } else if constexpr (!kFew) {
+    if (tile * 16 < group.rows) own.Attend(keys, values);
   }
 }
 

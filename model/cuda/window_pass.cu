@@ -39,10 +39,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   for (int row = blockIdx.x; row < rows; row += gridDim.x) {
     float* to = x + row * pass.ld;
     if (pass.embedding_type == Type::kBfloat16) {
-      EmbedRow(pass.rows[row], pass.slots, static_cast<const __nv_bfloat16*>(pass.embeddings), pass.ld_embeddings,
-               pass.positions, d, true, to);
+      EmbedRow(pass.rows[row], pass.slots, pass.rings, static_cast<const __nv_bfloat16*>(pass.embeddings),
+               pass.ld_embeddings, pass.positions, d, true, to);
     } else {
-      EmbedRow(pass.rows[row], pass.slots, static_cast<const float*>(pass.embeddings), pass.ld_embeddings,
+      EmbedRow(pass.rows[row], pass.slots, pass.rings, static_cast<const float*>(pass.embeddings), pass.ld_embeddings,
                pass.positions, d, true, to);
     }
   }
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                                        .ld_out = pass.ld};
       for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
         const int group = task / pass.heads;
-        AttendGroup<kWidth, kFewRowsThreads>(call, groups[group], group, task % pass.heads, work);
+        AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work);
         __syncthreads();
       }
       if (only_last) {
@@ -168,22 +168,22 @@ BlockMemory<kTiles, __nv_bfloat16> MemoryFor(int64_t k, int layers) {
 }
 
 template <int kTiles, int kWidth>
-void Launch(WindowPass pass, Arrivals* arrivals, cudaStream_t stream) {
+void Launch(WindowPass pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
   const auto memory = MemoryFor<kTiles, kWidth>(std::max(pass.ld, pass.ld_inner), pass.layers);
   pass.work_bytes = memory.work;
   pass.ring_bytes = memory.ring;
   LaunchOnAll(WindowPassKernel<kTiles, kWidth>, pass, memory.bytes(), arrivals, 1 + pass.layers * (kTiles == 1 ? 5 : 7),
-              stream);
+              Multiprocessors() - spare, stream);
 }
 
 template <int kWidth>
-void LaunchFor(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream) {
+void LaunchFor(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
   if (pass.row_count <= 8) {
-    Launch<1, kWidth>(pass, arrivals, stream);
+    Launch<1, kWidth>(pass, arrivals, spare, stream);
   } else if (pass.row_count <= 16) {
-    Launch<2, kWidth>(pass, arrivals, stream);
+    Launch<2, kWidth>(pass, arrivals, spare, stream);
   } else {
-    Launch<4, kWidth>(pass, arrivals, stream);
+    Launch<4, kWidth>(pass, arrivals, spare, stream);
   }
 }
 
@@ -195,11 +195,11 @@ bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers) {
   return MemoryFor<1, 64>(k, layers).Holds(k) && MemoryFor<4, 64>(k, layers).Holds(k);
 }
 
-void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, cudaStream_t stream) {
+void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
   if (pass.cache.d / pass.heads == 64) {
-    LaunchFor<64>(pass, arrivals, stream);
+    LaunchFor<64>(pass, arrivals, spare, stream);
   } else {
-    LaunchFor<32>(pass, arrivals, stream);
+    LaunchFor<32>(pass, arrivals, spare, stream);
   }
 }
 

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   };
 
   for_parts([&](int write, int i) {
-    if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write], write), i);
+    if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write]), i);
   });
   wait();
   // All products in one loop, what comes around them written once: the kernel has to stay in the instruction cache.
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       const float scale = 1.0f / sqrtf(static_cast<float>(d));
       for (int task = grid_warp; task < count * window; task += grid_warps) {
         const int write = task / window, row = task % window;
-        const WindowRows<Embedding> rows(p, p.writes[write], write);
+        const WindowRows<Embedding> rows(p, p.writes[write]);
         if (row >= rows.count) continue;
         const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
         if (lane == 0) pass.scores[write * window + row] = score;
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       wait();
       for_parts([&](int write, int i) {
         auto* weights = reinterpret_cast<float*>(work);
-        const WindowRows<Embedding> rows(p, p.writes[write], write);
+        const WindowRows<Embedding> rows(p, p.writes[write]);
         if (warp == 0) PoolSoftmax(pass.scores + write * window, rows.count, window, weights);
         __syncthreads();
         if (i < d) pass.x[write * pass.ld + i] = WeightedRows(rows, weights, i);
@@ -193,7 +193,9 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     wait();
   }
   for_parts([&](int write, int i) {
-    if (i < d) PushChannel(p, p.writes[write], i, pass.normed[write * pass.ld + i]);
+    if (i >= d) return;
+    const Write& own = p.writes[write];
+    PushChannel(p, own.slot, own.memory_valid, 1, i, [&](int) { return pass.normed[write * pass.ld + i]; });
   });
 }
 
@@ -205,13 +207,14 @@ BlockMemory<kTiles, float> MemoryFor(const WritePassCall& pass) {
 }
 
 template <int kTiles>
-void Launch(WritePassCall pass, Arrivals* arrivals, cudaStream_t stream) {
+void Launch(WritePassCall pass, Arrivals* arrivals, int blocks, cudaStream_t stream) {
   const auto memory = MemoryFor<kTiles>(pass);
   pass.work_bytes = memory.work;
   pass.ring_bytes = memory.ring;
   LaunchOnAll(pass.pooling.embedding_type == Type::kBfloat16 ? WritePassKernel<kTiles, __nv_bfloat16>
                                                              : WritePassKernel<kTiles, float>,
-              pass, memory.bytes(), arrivals, 6 + pass.layer_count * (kTiles == 1 ? 4 : 5), stream);
+              pass, memory.bytes(), arrivals, 6 + pass.layer_count * (kTiles == 1 ? 4 : 5),
+              blocks > 0 ? std::min(blocks, Multiprocessors()) : Multiprocessors(), stream);
 }
 
 }  // namespace
@@ -221,13 +224,13 @@ bool CanRunWritePass(const WritePassCall& pass) {
   return CanLaunchOnAll() && MemoryFor<1>(pass).Holds(k) && MemoryFor<4>(pass).Holds(k);
 }
 
-void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, cudaStream_t stream) {
+void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, int blocks, cudaStream_t stream) {
   if (pass.pooling.count <= 8) {
-    Launch<1>(pass, arrivals, stream);
+    Launch<1>(pass, arrivals, blocks, stream);
   } else if (pass.pooling.count <= 16) {
-    Launch<2>(pass, arrivals, stream);
+    Launch<2>(pass, arrivals, blocks, stream);
   } else {
-    Launch<4>(pass, arrivals, stream);
+    Launch<4>(pass, arrivals, blocks, stream);
   }
 }
 
