@@ -148,11 +148,15 @@ void EngineLoop::TakeResult(Step& step, size_t index, ItemResult& result) {
   const bool finished = request->phase == Request::Phase::kFinished;
   --request->items_in_flight;
   if (item.want == Want::kSample) --request->draws_in_flight;
-  if (result.deferred) {
-    ++step.metrics.deferred;
-  } else {
+  if (result.deferred) ++step.metrics.deferred;
+  if (result.deferred && result.absorbed) {
+    // Only the draw is still to come, by an item that is the same.
     Slot& slot = slots_.at(request->slot);
-    if (item.append_last_sampled) {
+    slot.position += item.append_last_sampled ? 1 : 0;
+    slot.unappended.clear();
+  } else if (!result.deferred) {
+    Slot& slot = slots_.at(request->slot);
+    if (item.append_last_sampled && result.absorbed) {
       slot.position += 1;
       slot.unappended.clear();
     }

@@ -42,8 +42,11 @@ struct PlanItem {
   int32_t top_logprobs = -1;              // kScore: alternatives for each target
 };
 
+// An item that appends the id drawn last and draws the next one may take two steps: one appends (`absorbed`) and defers
+// the draw, and the same item in a later step draws without appending again.
 struct ItemResult {
-  bool deferred = false;              // nothing was done for this item; submit it again
+  bool deferred = false;              // what was wanted is not done; submit the item again
+  bool absorbed = true;               // the item's ids were appended by this step
   int32_t id = -1;                    // kSample
   TokenLogprobs logprobs;             // kSample with top_logprobs >= 0
   std::vector<TokenLogprobs> scores;  // kScore, one a target

@@ -2,6 +2,7 @@
 #include "model/base/status_macros.h"
 #include "model/device.h"
 #include "model/state_layout.h"
+#include "server/engine/cuda_executor.h"
 #include "server/engine/torch_executor.h"
 
 namespace smt {
@@ -40,6 +41,7 @@ absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& 
       ASSIGN_OR_RETURN(runner, NewSlotRunner(resolved));
     }
   }
+  if (runner->async() != nullptr) return NewCudaExecutor(std::move(runner), device.description, resolved.dtype);
   return NewTorchExecutor(std::move(runner), device.description, resolved.dtype);
 }
 

@@ -6,9 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <ostream>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,9 +20,11 @@
 #include "model/cuda_plugin.h"
 #include "model/device.h"
 #include "model/torch_slot_runner.h"
+#include "server/engine/cuda_executor.h"
 #include "server/engine/executor.h"
 #include "server/engine/torch_executor.h"
 #include "tests/model/tiny_models.h"
+#include "tests/server/engine/background_runner.h"
 
 namespace smt {
 namespace {
@@ -75,13 +79,20 @@ void PrintTo(const Implementation& implementation, std::ostream* out) { *out << 
 
 const Implementation kImplementations[] = {
     {"CpuKernels", false, [](const auto& config) { return NewTorchExecutor(KernelRunner(config), "cpu", "float32"); }},
+    // What serves a GPU, on a CPU's numbers.
+    {"BackgroundCpu", false,
+     [](const auto& config) {
+       return NewCudaExecutor(std::make_unique<BackgroundRunner>(KernelRunner(config)), "cpu", "float32");
+     }},
     {"TorchCpu", false,
      [](const auto& config) { return NewTorchExecutor(TorchRunner(config, "cpu"), "cpu", "float32"); }},
     {"TorchCuda", true,
      [](const auto& config) { return NewTorchExecutor(TorchRunner(config, "cuda:0"), "cuda:0", "float32"); }},
-    {"CudaKernels", true,
-     [](const auto& config) { return NewTorchExecutor(CudaKernelRunner(config, false), "cuda:0", "float32"); }},
-    {"CudaKernelsBfloat16", true,
+    {"Cuda", true,
+     [](const auto& config) { return NewCudaExecutor(CudaKernelRunner(config, false), "cuda:0", "float32"); }},
+    {"CudaBfloat16", true,
+     [](const auto& config) { return NewCudaExecutor(CudaKernelRunner(config, true), "cuda:0", "bfloat16"); }},
+    {"CudaKernelsStepwise", true,
      [](const auto& config) { return NewTorchExecutor(CudaKernelRunner(config, true), "cuda:0", "bfloat16"); }},
 };
 
@@ -107,6 +118,7 @@ class ExecutorTest : public testing::TestWithParam<std::tuple<Implementation, si
     text_ = RandomIds(80, executor_->info().vocab_size);
   }
 
+  // Until nothing is deferred any more.
   StepResult Run(const std::vector<PlanItem>& plan) {
     const absl::StatusOr<Ticket> ticket = executor_->Submit(plan);
     EXPECT_TRUE(ticket.ok()) << ticket.status();
@@ -114,6 +126,17 @@ class ExecutorTest : public testing::TestWithParam<std::tuple<Implementation, si
     const absl::StatusOr<bool> done = executor_->Poll(*ticket, /*wait=*/true, &result);
     EXPECT_TRUE(done.ok() && *done) << done.status();
     EXPECT_EQ(result.items.size(), plan.size());
+    std::vector<PlanItem> again;
+    std::vector<size_t> at;
+    for (size_t i = 0; i < result.items.size(); ++i) {
+      if (!result.items[i].deferred) continue;
+      again.push_back(plan[i]);
+      at.push_back(i);
+    }
+    if (!again.empty()) {
+      StepResult rest = Run(again);
+      for (size_t i = 0; i < at.size(); ++i) result.items[at[i]] = std::move(rest.items[i]);
+    }
     return result;
   }
   void Wait(Ticket ticket) {
@@ -234,6 +257,74 @@ TEST_P(ExecutorTest, ASaveSeesWhatWasSubmittedBefore) {
   Wait(*step);
   Ingest(1, Text(0, 33));
   EXPECT_EQ(state, Save(1));
+}
+
+// As the engine goes on: the next step is submitted before the last one's ids are known, for sessions of all phases and
+// with saves between, and every session draws what it draws alone.
+TEST_P(ExecutorTest, StepsInFlightDrawWhatStepsAloneDraw) {
+  constexpr int kIds = 40;
+  std::vector<Ids> alone(kSlots), together(kSlots);
+  std::vector<Bytes> states;
+  for (int32_t slot = 0; slot < kSlots; ++slot) {
+    executor_->Reset(slot);
+    executor_->BindSampling(slot, Seeded(100 + slot), {}, {});
+    alone[slot] = Generate(slot, Text(slot, 17 + 2 * slot), kIds);
+    Run({{.slot = slot, .append_last_sampled = true}});
+    states.push_back(Save(slot));
+  }
+  for (int32_t slot = 0; slot < kSlots; ++slot) {
+    executor_->Reset(slot);
+    executor_->BindSampling(slot, Seeded(100 + slot), {}, {});
+    together[slot].push_back(
+        Run({{.slot = slot, .ids = Text(slot, 17 + 2 * slot), .want = Want::kSample}}).items[0].id);
+  }
+  struct Flight {
+    Ticket ticket;
+    std::vector<PlanItem> plan;
+  };
+  std::deque<Flight> flights;
+  Ids draws_in_flight(kSlots);
+  std::vector<std::pair<Ticket, std::unique_ptr<Bytes>>> saves;
+  const auto take = [&] {
+    StepResult result;
+    const absl::StatusOr<bool> done = executor_->Poll(flights.front().ticket, /*wait=*/true, &result);
+    ASSERT_TRUE(done.ok() && *done) << done.status();
+    for (size_t i = 0; i < result.items.size(); ++i) {
+      const int32_t slot = flights.front().plan[i].slot;
+      --draws_in_flight[slot];
+      if (!result.items[i].deferred) together[slot].push_back(result.items[i].id);
+    }
+    flights.pop_front();
+  };
+  for (int step = 0; step < 1000; ++step) {
+    std::vector<PlanItem> plan;
+    for (int32_t slot = 0; slot < kSlots; ++slot) {
+      const size_t drawn = together[slot].size() + static_cast<size_t>(draws_in_flight[slot]);
+      if (drawn >= kIds || (step + slot) % 7 == 0) continue;  // now and then one stays out
+      plan.push_back({.slot = slot, .append_last_sampled = true, .want = Want::kSample});
+      ++draws_in_flight[slot];
+    }
+    if (step % 5 == 3) {
+      saves.emplace_back(0, std::make_unique<Bytes>(executor_->info().state_bytes));
+      saves.back().first = executor_->Save(step % kSlots, *saves.back().second);
+    }
+    if (!plan.empty()) {
+      const absl::StatusOr<Ticket> ticket = executor_->Submit(plan);
+      ASSERT_TRUE(ticket.ok()) << ticket.status();
+      flights.push_back({*ticket, plan});
+    }
+    const auto complete = [&](const Ids& ids) { return ids.size() >= kIds; };
+    if (flights.empty() && std::all_of(together.begin(), together.end(), complete)) break;
+    if (!flights.empty() && (flights.size() >= static_cast<size_t>(executor_->info().max_in_flight) || plan.empty()))
+      take();
+  }
+  EXPECT_TRUE(flights.empty());
+  for (const auto& [ticket, bytes] : saves) Wait(ticket);
+  for (int32_t slot = 0; slot < kSlots; ++slot) {
+    EXPECT_EQ(together[slot], alone[slot]) << "slot " << slot;
+    Run({{.slot = slot, .append_last_sampled = true}});
+    EXPECT_EQ(Save(slot), states[slot]) << "slot " << slot;
+  }
 }
 
 TEST_P(ExecutorTest, ACopyIsAnotherSessionWithTheSamePast) {
@@ -408,35 +499,47 @@ TEST(CudaCapacityTest, AsManySlotsFitAsItSaysAndNotOneMore) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("for the work area; allowed: 1 to "));
 }
 
-// A vocabulary as wide as GPT-2's, where the device's sampler has many ids a thread and weights that are equal.
-TEST(CudaSamplerTest, DrawsWhatTheHostDrawsFromAWideVocabulary) {
+// A vocabulary as wide as GPT-2's, where the device's sampler has many ids a thread and weights that are equal; the
+// host's sampler draws from logits of the same kernels.
+TEST(CudaSamplerTest, DrawsAndReportsWhatTheHostDoesFromAWideVocabulary) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
   StrideHybridConfig config = TinyCases()[0].config;
   config.vocab_size = 50257;
-  for (const bool bfloat16 : {false, true}) {
-    const auto executor = NewTorchExecutor(CudaKernelRunner(config, bfloat16), "cuda:0", "any");
-    for (int i = 0; i < 60; ++i) {
-      SamplingParams params;
-      params.seed = static_cast<uint64_t>(i) << 30 | 12345;
-      params.temperature = 0.05f + 0.2f * static_cast<float>(i % 8);
-      if (i % 2 == 1) params.top_k = i % 4 == 1 ? i : 700 * i;
-      if (i % 3 != 0) params.top_p = 0.02f + 0.97f / static_cast<float>(1 + i % 5);
-      if (i % 5 == 4) params.min_p = 0.9f / static_cast<float>(i);
-      std::vector<int32_t> ids;
-      for (const int32_t logprobs : {-1, 0}) {
-        params.top_logprobs = logprobs;
-        const int32_t slot = logprobs + 1;
-        executor->Reset(slot);
-        executor->BindSampling(slot, std::make_shared<const SamplingParams>(params), {}, {});
-        const Ids prompt = {i, i * 800 + 1};
-        const absl::StatusOr<Ticket> ticket =
-            executor->Submit(std::vector<PlanItem>{{.slot = slot, .ids = prompt, .want = Want::kSample}});
+  const auto device = NewCudaExecutor(CudaKernelRunner(config, true), "cuda:0", "any");
+  const auto host = NewTorchExecutor(CudaKernelRunner(config, true), "cuda:0", "any");
+  for (int i = 0; i < 60; ++i) {
+    SamplingParams params;
+    params.seed = static_cast<uint64_t>(i) << 30 | 12345;
+    params.temperature = 0.05f + 0.2f * static_cast<float>(i % 8);
+    if (i % 2 == 1) params.top_k = i % 4 == 1 ? i : 700 * i;
+    if (i % 3 != 0) params.top_p = 0.02f + 0.97f / static_cast<float>(1 + i % 5);
+    if (i % 5 == 4) params.min_p = 0.9f / static_cast<float>(i);
+    if (i % 4 == 2) params.top_logprobs = i % 21;
+    if (i % 6 == 5) {
+      params.repetition_penalty = 1.3f;
+      params.frequency_penalty = 0.5f;
+      params.logit_bias = {{7, 3.5f}, {50256, -2.0f}};
+    }
+    std::vector<ItemResult> drawn;
+    for (Executor* const executor : {device.get(), host.get()}) {
+      executor->Reset(0);
+      executor->BindSampling(0, std::make_shared<const SamplingParams>(params), {}, {});
+      const Ids prompt = {i, i * 800 + 1};
+      for (int step = 0; step < 4; ++step) {
+        PlanItem item = {.slot = 0, .append_last_sampled = step > 0, .want = Want::kSample};
+        if (step == 0) item.ids = prompt;
+        const absl::StatusOr<Ticket> ticket = executor->Submit({&item, 1});
         ASSERT_TRUE(ticket.ok()) << ticket.status();
         StepResult result;
         ASSERT_TRUE(executor->Poll(*ticket, true, &result).ok());
-        ids.push_back(result.items[0].id);
+        drawn.push_back(std::move(result.items[0]));
       }
-      EXPECT_EQ(ids[0], ids[1]) << "draw " << i;
+    }
+    for (size_t step = 0; step < 4; ++step) {
+      const ItemResult &on_device = drawn[step], &on_host = drawn[4 + step];
+      EXPECT_EQ(on_device.id, on_host.id) << "draw " << i;
+      EXPECT_EQ(on_device.logprobs.logprob, on_host.logprobs.logprob) << "draw " << i;
+      EXPECT_EQ(on_device.logprobs.top, on_host.logprobs.top) << "draw " << i;
     }
   }
 }
@@ -485,6 +588,113 @@ TEST(CudaKernelsTest, ASessionsBitsDoNotDependOnHowManyRowsRideWithIt) {
     runner->Save(alone, a);
     runner->Save(0, b);
     EXPECT_EQ(a, b);
+  }
+}
+
+struct PromptCase {
+  std::string name;
+  StrideHybridConfig config;
+  std::vector<size_t> lengths;  // of a text each
+};
+
+// Writes pool over tokens alone. Both SSMs, usual and odd shapes, more strides than fit into one batch.
+std::vector<PromptCase> PromptCases() {
+  StrideHybridConfig config;
+  config.vocab_size = 1000;
+  config.d_model = 320;
+  config.pool_scope = PoolScope::kTokens;
+  config.transformer.n_layer = 2;
+  config.transformer.n_head = 5;
+  config.ssm.n_layer = 2;
+  std::vector<PromptCase> cases = {{"usual", config, {901, 16 * 37, 49}}};
+  config.d_model = 24;
+  config.transformer.n_head = 3;
+  config.n_ssm_outputs = 3;
+  config.m_input_tokens = 7;
+  config.stride = 2;
+  cases.push_back({"manyStrides", config, {2303, 901, 90}});
+  for (const TinyCase& tiny : TinyCases()) {
+    if (tiny.config.pool_scope == PoolScope::kTokens) cases.push_back({tiny.name, tiny.config, {331, 8, 160}});
+  }
+  return cases;
+}
+
+// Such a prompt's strides go through the SSM at once; steps take a token at a time.
+TEST(CudaKernelsTest, APromptOfManyStridesAtOnceIsItsTokensOneByOne) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  for (const PromptCase& prompt : PromptCases()) {
+    for (const bool bfloat16 : {false, true}) {
+      SCOPED_TRACE(prompt.name + (bfloat16 ? ", bfloat16" : ", float32"));
+      const auto texts = static_cast<int32_t>(prompt.lengths.size());
+      const auto vocab = static_cast<size_t>(prompt.config.vocab_size);
+      // Slots: each text at once, each token by token, the first text under observation.
+      const int32_t observed = 2 * texts;
+      const auto runner =
+          *(*LoadCudaModule())
+               ->new_runner(prompt.config, RandomWeights(prompt.config), {.slots = observed + 1, .bfloat16 = bfloat16});
+      std::vector<Ids> ids;
+      for (int32_t i = 0; i < texts; ++i) {
+        ids.push_back(RandomIds(static_cast<int64_t>(prompt.lengths[i]) + 20, prompt.config.vocab_size, 3 + i));
+      }
+      const auto save = [&](int32_t slot) {
+        Bytes state(runner->layout().bytes());
+        runner->Save(slot, state);
+        return state;
+      };
+
+      std::mt19937 random(5);
+      std::vector<size_t> at(prompt.lengths.size(), 0);
+      for (int round = 0; round < 9; ++round) {
+        std::vector<SlotRunner::Chunk> chunks;
+        for (int32_t i = 0; i < texts; ++i) {
+          const size_t left = prompt.lengths[i] - at[i],
+                       size = round < 8 ? std::min<size_t>(random() % 48, left) : left;
+          chunks.push_back({i, std::span(ids[i]).subspan(at[i], size)});
+          at[i] += size;
+        }
+        runner->Ingest(chunks);
+      }
+
+      std::vector<std::vector<float>> expected(prompt.lengths.size());
+      for (size_t t = 0; t < *std::max_element(prompt.lengths.begin(), prompt.lengths.end()); ++t) {
+        std::vector<int32_t> slots, next;
+        for (int32_t i = 0; i < texts; ++i) {
+          if (t >= prompt.lengths[i]) continue;
+          slots.push_back(texts + i);
+          next.push_back(ids[i][t]);
+        }
+        std::vector<float> logits(slots.size() * vocab);
+        runner->Step(slots, next, logits.data());
+        for (size_t j = 0; j < slots.size(); ++j) {
+          expected[slots[j] - texts].assign(logits.begin() + j * vocab, logits.begin() + (j + 1) * vocab);
+        }
+      }
+
+      for (int32_t i = 0; i < texts; ++i) {
+        EXPECT_EQ(runner->position(i), static_cast<int64_t>(prompt.lengths[i]));
+        ASSERT_EQ(save(i), save(texts + i)) << "text " << i;
+        std::vector<float> logits(vocab);
+        runner->Logits({&i, 1}, logits.data());
+        ASSERT_EQ(logits, expected[i]) << "text " << i;
+        // On from here, past the next write.
+        const int32_t both[] = {i, texts + i};
+        std::vector<float> pair(2 * vocab);
+        for (size_t t = prompt.lengths[i]; t < ids[i].size(); ++t) {
+          const int32_t same[] = {ids[i][t], ids[i][t]};
+          runner->Step(both, same, pair.data());
+          ASSERT_TRUE(std::equal(pair.begin(), pair.begin() + vocab, pair.begin() + vocab)) << "text " << i;
+        }
+      }
+
+      std::vector<int64_t> written;
+      runner->SetWriteObserver([&](const SlotRunner::WriteEvent& event) { written.push_back(event.position); });
+      const std::vector<SlotRunner::Chunk> whole = {{observed, ids[0]}};
+      runner->Ingest(whole);
+      runner->SetWriteObserver(nullptr);
+      ASSERT_EQ(written.size(), ids[0].size() / static_cast<size_t>(prompt.config.stride));
+      EXPECT_EQ(written.front(), prompt.config.stride);
+      EXPECT_EQ(save(observed), save(0));
+    }
   }
 }
 

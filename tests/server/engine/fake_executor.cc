@@ -189,7 +189,7 @@ void FakeExecutor::BindSampling(int32_t slot, std::shared_ptr<const SamplingPara
     slots_[slot].params = params;
     slots_[slot].prior_hash = hash;
     slots_[slot].last_drawn = -1;
-    slots_[slot].draw_failed = false;
+    slots_[slot].draw_failed = slots_[slot].owes_draw = false;
   });
   PlainLock lock(control_->mu_);
   ++control_->binds_;
@@ -230,16 +230,28 @@ absl::Status FakeExecutor::Die(const char* why, bool by_throwing) {
 
 ItemResult FakeExecutor::RunItem(const PlanItem& item) {
   ItemResult result;
+  SlotState& slot = slots_[item.slot];
+  const bool draws_on = item.append_last_sampled && item.ids.empty() && item.want == Want::kSample;
   if (std::uniform_real_distribution<double>(0, 1)(random_) < options_.defer) {
     result.deferred = true;
+    result.absorbed = false;
+    // Now and then the id is appended all the same, and only the draw is still to come.
+    if (draws_on && !slot.owes_draw && !slot.draw_failed && random_() % 2 == 0) {
+      EXPECT_GE(slot.last_drawn, 0) << "slot " << item.slot << " has drawn nothing";
+      slot.state.Absorb(slot.last_drawn);
+      slot.last_drawn = -1;
+      slot.owes_draw = result.absorbed = true;
+    }
     return result;
   }
-  SlotState& slot = slots_[item.slot];
+  const bool owed = std::exchange(slot.owes_draw, false) && draws_on;
   if (item.append_last_sampled && slot.draw_failed) {
     result.status = absl::InternalError("the draw before failed");
     return result;
   }
-  if (item.append_last_sampled) {
+  if (owed) {
+    result.absorbed = false;
+  } else if (item.append_last_sampled) {
     EXPECT_GE(slot.last_drawn, 0) << "slot " << item.slot << " has drawn nothing";
     slot.state.Absorb(slot.last_drawn);
     slot.last_drawn = -1;

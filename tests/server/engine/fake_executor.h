@@ -85,7 +85,7 @@ class FakeExecutor : public Executor {
     int32_t vocab = 97;
     int32_t stride = 4;
     int32_t input_tokens = 10;
-    double defer = 0;           // probability that an item is put off
+    double defer = 0;           // probability that an item is put off, or its draw alone
     double late_transfers = 0;  // that a transfer polled without waiting is not done yet
     absl::Duration step_time = absl::ZeroDuration();
     uint32_t seed = 1;
@@ -111,6 +111,7 @@ class FakeExecutor : public Executor {
     FakeState state;
     int32_t last_drawn = -1;
     bool draw_failed = false;
+    bool owes_draw = false;  // the last drawn id is appended, the next draw deferred
     std::shared_ptr<const SamplingParams> params;
     uint64_t prior_hash = 0;
   };
