@@ -45,9 +45,49 @@ void Delivery::Run() {
       if (queue_.empty()) return;
       batch.swap(queue_);
     }
-    for (Event& event : batch) Deliver(event);
+    for (Event& event : batch) {
+      if (event.kind == Event::Kind::kToken) {
+        Gather(event);
+        continue;
+      }
+      if (event.kind == Event::Kind::kFault) {
+        HandOverAll();
+      } else if (event.sink != nullptr) {
+        HandOver(event.sink);
+      }
+      Deliver(event);
+    }
+    HandOverAll();
     batch.clear();
   }
+}
+
+void Delivery::Gather(Event& event) {
+  const auto [found, added] = gathered_at_.try_emplace(event.sink, gathered_.size());
+  if (added) {
+    if (spare_.empty()) spare_.emplace_back();
+    gathered_.push_back({event.sink, std::move(spare_.back())});
+    spare_.pop_back();
+  }
+  gathered_[found->second].tokens.push_back(std::move(event.token));
+}
+
+void Delivery::HandOver(GenerationSink* sink) {
+  const auto found = gathered_at_.find(sink);
+  if (found == gathered_at_.end()) return;
+  std::vector<TokenOutput>& tokens = gathered_[found->second].tokens;
+  if (!tokens.empty()) sink->OnTokens(tokens);
+  tokens.clear();
+}
+
+void Delivery::HandOverAll() {
+  for (Gathered& each : gathered_) {
+    if (!each.tokens.empty()) each.sink->OnTokens(each.tokens);
+    each.tokens.clear();
+    spare_.push_back(std::move(each.tokens));
+  }
+  gathered_.clear();
+  gathered_at_.clear();
 }
 
 void Delivery::Deliver(Event& event) {
@@ -59,7 +99,7 @@ void Delivery::Deliver(Event& event) {
     case Event::Kind::kPromptLogprobs:
       return event.sink->OnPromptLogprobs(event.position, std::move(event.rare->logprobs));
     case Event::Kind::kToken:
-      return event.sink->OnTokens({&event.token, 1});
+      return;  // Gather
     case Event::Kind::kSnapshot:
       if (metrics_ != nullptr) {
         metrics_->OnSave(SaveKind::kSnapshot, event.rare->duration, static_cast<int64_t>(event.rare->state->size()));

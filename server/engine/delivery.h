@@ -1,5 +1,7 @@
 // The delivery thread: calls the sinks, the metrics and the owner's callbacks, in the order in which the engine thread
-// handed things over. The engine thread collects what one iteration gives and hands it over at once.
+// handed things over, for each sink. The engine thread collects what one iteration gives and hands it over at once.
+// What piled up while the sinks were called goes to each of them in one call, so that many streams cost less the more
+// they lag.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "server/engine/engine.h"
 #include "server/engine/engine_metrics.h"
 #include "server/engine/mutex.h"
@@ -66,10 +69,22 @@ class Delivery {
  private:
   void Run() ABSL_LOCKS_EXCLUDED(mu_);
   void Deliver(Event& event);
+  void Gather(Event& event);  // a token
+  void HandOver(GenerationSink* sink);
+  void HandOverAll();
 
   const Engine::Options& options_;
   EngineMetrics* const metrics_;
   std::vector<Event> collected_;  // engine thread
+
+  // Delivery thread: tokens of the batch that are not handed over yet.
+  struct Gathered {
+    GenerationSink* sink;
+    std::vector<TokenOutput> tokens;
+  };
+  std::vector<Gathered> gathered_;
+  absl::flat_hash_map<GenerationSink*, size_t> gathered_at_;
+  std::vector<std::vector<TokenOutput>> spare_;  // empty
 
   PlainMutex mu_;
   PlainCondition arrived_;

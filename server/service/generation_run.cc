@@ -134,11 +134,12 @@ bool GenerationRun::IsStopToken(int32_t id) const {
 void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
   if (tokens.empty()) return;
   const absl::Time now = absl::Now();
-  if (generated_ == 0) {
-    first_token_ = now;
-  } else {
-    const absl::Duration each = (now - last_tokens_) / static_cast<int64_t>(tokens.size());
-    for (size_t i = 0; i < tokens.size(); ++i) context_->metrics->Observe(Metric::kInterTokenLatencySeconds, each);
+  // Tokens that come together share the time since the ones before; the first of all has none before it.
+  const bool first = generated_ == 0;
+  if (first) first_token_ = last_tokens_ = now;
+  const absl::Duration each = (now - last_tokens_) / static_cast<int64_t>(tokens.size());
+  for (size_t i = first ? 1 : 0; i < tokens.size(); ++i) {
+    context_->metrics->Observe(Metric::kInterTokenLatencySeconds, each);
   }
   last_tokens_ = now;
   generated_ += static_cast<int64_t>(tokens.size());
