@@ -1,15 +1,14 @@
 #include "tests/benchmarks/engine_rate.h"
 
-#include <algorithm>
 #include <memory>
 #include <span>
 #include <utility>
-#include <vector>
 
+#include "absl/memory/memory.h"
 #include "absl/synchronization/blocking_counter.h"
+#include "model/base/status_macros.h"
 #include "server/engine/engine.h"
 #include "server/engine/torch_executor.h"
-#include "tests/benchmarks/bench_util.h"
 #include "tests/benchmarks/runner_util.h"
 
 namespace smt::bench {
@@ -21,68 +20,56 @@ Engine::Options AllAtOnce() {
   return options;
 }
 
-class CountingSink : public GenerationSink {
+class TallyingSink : public GenerationSink {
  public:
-  explicit CountingSink(absl::BlockingCounter* done) : done_(done) {}
+  TallyingSink(int stream, StreamTally* tally, absl::BlockingCounter* done)
+      : stream_(stream), tally_(tally), done_(done) {}
   void OnTokens(std::span<const TokenOutput> tokens) override {
-    if (count_ == 0) first_ = Seconds();
-    count_ += static_cast<int64_t>(tokens.size());
-    consumed = count_;
+    tally_->Add(stream_, static_cast<int64_t>(tokens.size()));
+    consumed += static_cast<int64_t>(tokens.size());
   }
-  void OnFinished(const FinishInfo& info) override {
-    last_ = Seconds();
-    done_->DecrementCount();
-  }
-  int64_t count() const { return count_; }
-  double first() const { return first_; }
-  double last() const { return last_; }
+  void OnFinished(const FinishInfo& info) override { done_->DecrementCount(); }
 
  private:
-  absl::BlockingCounter* done_;
-  int64_t count_ = 0;
-  double first_ = 0, last_ = 0;
+  const int stream_;
+  StreamTally* const tally_;
+  absl::BlockingCounter* const done_;
 };
 
-double EngineRate(Engine& engine, const ExecutorInfo& info, int streams, int tokens) {
-  absl::BlockingCounter done(streams);
-  std::vector<std::shared_ptr<CountingSink>> sinks;
-  for (int i = 0; i < streams; ++i) {
+double EngineRate(Engine& engine, const StreamLoad& load) {
+  absl::BlockingCounter done(load.streams);
+  StreamTally tally(load.streams);
+  for (int i = 0; i < load.streams; ++i) {
     EngineRequest request;
-    request.prompt = Ids(info.vocab_size, 64 + i % info.stride, i);
+    request.prompt = PromptOf(engine.info().vocab_size, i);
     auto sampling = std::make_shared<SamplingParams>();
-    sampling->temperature = 0;
+    sampling->temperature = load.temperature;
+    sampling->top_p = load.top_p;
+    sampling->seed = static_cast<uint64_t>(i);
     request.sampling = sampling;
-    request.max_tokens = tokens;
-    sinks.push_back(std::make_shared<CountingSink>(&done));
-    request.sink = sinks.back();
+    request.max_tokens = load.tokens;
+    request.sink = std::make_shared<TallyingSink>(i, &tally, &done);
     OrDie(engine.Submit(std::move(request)));
   }
   done.Wait();
-  double first = 0, last = 0;
-  int64_t total = 0;
-  for (const auto& sink : sinks) {
-    first = std::max(first, sink->first());
-    last = std::max(last, sink->last());
-    total += sink->count();
-  }
-  return static_cast<double>(total) * (1.0 - 1.0 / tokens) / (last - first);
+  return tally.Rate();
 }
 
 }  // namespace
 
 class EngineUnderTest::Impl {
  public:
-  Impl(const ModelBenchOptions& options, int streams)
-      : engine(AllAtOnce(), OrDie(NewTorchExecutor(Runner(options, streams), nullptr)), nullptr) {}
+  explicit Impl(std::unique_ptr<Executor> executor) : engine(AllAtOnce(), std::move(executor), nullptr) {}
   Engine engine;
 };
 
-EngineUnderTest::EngineUnderTest(const ModelBenchOptions& options, int streams)
-    : impl_(std::make_unique<Impl>(options, streams)) {}
+absl::StatusOr<std::unique_ptr<EngineUnderTest>> EngineUnderTest::New(const ModelBenchOptions& options, int streams) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor, NewTorchExecutor(Runner(options, streams)));
+  return absl::WrapUnique(new EngineUnderTest(std::make_unique<Impl>(std::move(executor))));
+}
+EngineUnderTest::EngineUnderTest(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 EngineUnderTest::~EngineUnderTest() { impl_->engine.Drain(); }
 int EngineUnderTest::vocabulary() const { return impl_->engine.info().vocab_size; }
-double EngineUnderTest::Rate(int streams, int tokens) {
-  return EngineRate(impl_->engine, impl_->engine.info(), streams, tokens);
-}
+double EngineUnderTest::Rate(const StreamLoad& load) { return EngineRate(impl_->engine, load); }
 
 }  // namespace smt::bench

@@ -1,26 +1,20 @@
-// `smt_bench gpu`: what one GPU does with a model through our own kernels, without the engine.
+// `smt_bench gpu`: what one GPU does with a model, used as the server uses it.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "tests/benchmarks/gpu_options.h"
 
 namespace smt::bench {
 
-struct GpuBenchOptions {
-  std::string model_dir;
-  std::string device = "cuda:0";
-  std::string dtype = "bfloat16";
-  std::string baseline;  // JSON of another implementation's figures, {line: {batch: {figure: value}}}; empty: none
-  std::vector<int> batches = {1, 64, 256, 1024};
-  std::vector<std::string> lines;  // which to measure; empty: all
-  int rounds = 5;
-};
-
-// {line: {batch: {figure: value}}}; with a baseline also the ratio to each figure of its own that ends in "tok_s" or
-// "_ms". Lines: hop_whole and slide (whole tokens, sampling included, phases spread evenly), write (pooling and the SSM
-// step), ingest, save_restore.
-nlohmann::json GpuFigures(const GpuBenchOptions& options);
+// Names of the lines, in the order of their measuring.
+std::vector<std::string> GpuLineNames();
+// {line: {batch: {figure: value}}} of the lines asked for (gpu_lines.h says what they are); with a baseline also the
+// ratios of baseline.h. What cannot be measured is in there as skipped, with the reason. INVALID_ARGUMENT for an
+// unknown line or a baseline that is not one. Progress goes to stderr.
+absl::StatusOr<nlohmann::json> GpuFigures(const GpuBenchOptions& options);
 
 }  // namespace smt::bench

@@ -49,9 +49,9 @@ nlohmann::json Ratio(const char* over, double a, const char* under, double b) {
 
 nlohmann::json EngineOverModel(const ModelBenchOptions& options, int streams, int tokens) {
   auto runner = OrDie(NewSlotRunner(Runner(options, streams)));
-  EngineUnderTest engine(options, streams);
+  const auto engine = OrDie(EngineUnderTest::New(options, streams));
   const Pair rate = Alternate(
-      options.rounds, [&] { return engine.Rate(streams, tokens); },
+      options.rounds, [&] { return engine->Rate({.streams = streams, .tokens = tokens}); },
       [&] {
         Prefill(*runner, streams, 64);
         return StepRate(*runner, streams, tokens);

@@ -10,6 +10,7 @@ namespace smt::bench {
 struct ModelBenchOptions {
   std::string model_dir = "models/books-6m";
   std::string device = "cpu";
+  std::string dtype = "float32";  // of the window
   int rounds = 5;
 };
 

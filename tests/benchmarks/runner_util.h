@@ -1,16 +1,15 @@
-// Runners and texts that the benchmarks compare on.
+// Runners that the benchmarks compare.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
-#include <random>
 #include <utility>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/runners.h"
 #include "tests/benchmarks/model_bench.h"
+#include "tests/benchmarks/random_ids.h"
 
 namespace smt::bench {
 
@@ -27,17 +26,10 @@ inline RunnerOptions Runner(const ModelBenchOptions& options, int slots) {
   RunnerOptions runner;
   runner.model_dir = options.model_dir;
   runner.device = options.device;
+  runner.dtype = options.dtype;
   runner.slots = slots;
   runner.deterministic = true;
   return runner;
-}
-
-// A text's worth of ids that every side of a comparison uses.
-inline std::vector<int32_t> Ids(int64_t vocabulary, int count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(count);
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(vocabulary));
-  return ids;
 }
 
 }  // namespace smt::bench

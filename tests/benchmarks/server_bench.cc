@@ -3,14 +3,16 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
 #include "tests/benchmarks/bench_util.h"
 #include "tests/benchmarks/engine_rate.h"
+#include "tests/benchmarks/loopback_client.h"
 #include "tests/e2e/server_process.h"
 
 namespace smt::bench {
@@ -37,45 +39,29 @@ v1::GenerationSpec Request(int vocabulary, int prompt, int tokens, uint32_t seed
   return spec;
 }
 
-double ServerRate(client::Client& client, int vocabulary, int streams, int tokens) {
-  std::vector<double> first(streams), last(streams);
-  std::vector<int64_t> counts(streams);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < streams; ++i) {
-    threads.emplace_back([&, i] {
-      const client::Error error =
-          client.StreamGenerate(Request(vocabulary, 64 + i, tokens, i), [&](const v1::GenerationEvent& event) {
-            if (!event.has_chunk()) return true;
-            if (counts[i] == 0) first[i] = Seconds();
-            counts[i] += event.chunk().token_ids_size();
-            last[i] = Seconds();
-            return true;
-          });
-      if (!error.ok()) {
-        std::cerr << "smt_bench: " << error.message << "\n";
-        std::exit(1);
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  int64_t total = 0;
-  for (const int64_t count : counts) total += count;
-  const double seconds = *std::max_element(last.begin(), last.end()) - *std::max_element(first.begin(), first.end());
-  return static_cast<double>(total) * (1.0 - 1.0 / tokens) / seconds;
-}
-
 }  // namespace
 
-nlohmann::json ServerOverEngine(const ModelBenchOptions& options, int streams, int tokens) {
-  ServerProcess server({.model_dir = options.model_dir});
-  StartOrDie(server);
-  auto client = server.NewClient();
-  EngineUnderTest engine(options, streams);
-  const int vocabulary = engine.vocabulary();
-  const Pair rate = Alternate(
-      options.rounds, [&] { return ServerRate(*client, vocabulary, streams, tokens); },
-      [&] { return engine.Rate(streams, tokens); });
-  return {{"server_tok_s", rate.a}, {"engine_tok_s", rate.b}, {"ratio", rate.a / rate.b}, {"streams", streams}};
+absl::StatusOr<nlohmann::json> ServerOverEngine(const ModelBenchOptions& options, const StreamLoad& load) {
+  // As many slots as streams, and prompts all at once as in EngineUnderTest: decoding is what is compared.
+  ServerProcess server(
+      {.model_dir = options.model_dir,
+       .device = options.device,
+       .flags = {"--dtype=" + options.dtype, absl::StrCat("--max_slots=", load.streams),
+                 absl::StrCat("--ingest_tokens_per_step=", 1 << 20), absl::StrCat("--max_queue=", load.streams)}});
+  RETURN_IF_ERROR(server.Start());
+  constexpr int kStreamsAConnection = 16;
+  LoopbackClient client(server.address(), (load.streams + kStreamsAConnection - 1) / kStreamsAConnection);
+  ASSIGN_OR_RETURN(const std::unique_ptr<EngineUnderTest> engine, EngineUnderTest::New(options, load.streams));
+  std::vector<double> through_server, alone;
+  for (int i = 0; i < options.rounds; ++i) {
+    ASSIGN_OR_RETURN(through_server.emplace_back(), client.Rate(engine->vocabulary(), load));
+    alone.push_back(engine->Rate(load));
+  }
+  const double server_rate = Median(through_server), engine_rate = Median(alone);
+  return nlohmann::json{{"server_tok_s", server_rate},
+                        {"engine_tok_s", engine_rate},
+                        {"ratio", server_rate / engine_rate},
+                        {"streams", load.streams}};
 }
 
 nlohmann::json ContinueAfterRestart(const ModelBenchOptions& options, int sessions, int prompt_tokens) {

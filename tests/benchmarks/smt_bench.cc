@@ -6,9 +6,37 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_join.h"
 #include "tests/benchmarks/gpu_bench.h"
 #include "tests/benchmarks/model_bench.h"
+#include "tests/benchmarks/runner_util.h"
 #include "tests/benchmarks/server_bench.h"
+
+namespace {
+
+CLI::App* AddGpu(CLI::App& app, smt::bench::GpuBenchOptions& gpu) {
+  CLI::App* command = app.add_subcommand("gpu", "One device, used as the server uses it");
+  command->add_option("--model_dir", gpu.model_dir, "Model folder")->required();
+  command->add_option("--device", gpu.device, "cuda:N, or cpu for a dry run")->capture_default_str();
+  command->add_option("--dtype", gpu.dtype, "bfloat16 or float32")->capture_default_str();
+  command->add_option("--batches", gpu.batches, "Sessions that step together. Default: 1,64,256,1024")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--lines", gpu.lines, "Default: all of " + absl::StrJoin(smt::bench::GpuLineNames(), ", "))
+      ->delimiter(',');
+  command->add_option("--baseline", gpu.baseline, "JSON of another implementation's figures to compare with")
+      ->check(CLI::ExistingFile);
+  command->add_option("--reference", gpu.reference, "Folder of a trained model, for the line equality");
+  command->add_option("--text", gpu.text, "What it reads there: a text, or a JSON array of ids");
+  command->add_option("--out", gpu.out, "File that gets the figures so far after each line");
+  command->add_option("--rounds", gpu.rounds, "Runs of each figure; the median counts")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_flag("--quick", gpu.quick, "Few tokens and sessions: whether it works, not what it gives");
+  return command;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using nlohmann::json;
@@ -22,21 +50,10 @@ int main(int argc, char** argv) {
   app.add_option("--only", only, "Names of figures to measure; may be repeated. Default: all");
   app.add_flag("--quick", quick, "Fewer tokens: whether it works, not what it gives");
   smt::bench::GpuBenchOptions gpu;
-  CLI::App* gpu_command = app.add_subcommand("gpu", "One GPU through our own kernels, without the engine");
-  gpu_command->add_option("--model_dir", gpu.model_dir, "Model folder")->required();
-  gpu_command->add_option("--device", gpu.device, "cuda:N")->capture_default_str();
-  gpu_command->add_option("--dtype", gpu.dtype, "bfloat16 or float32")->capture_default_str();
-  gpu_command->add_option("--batches", gpu.batches, "Sessions that step together")
-      ->delimiter(',')
-      ->capture_default_str();
-  gpu_command->add_option("--lines", gpu.lines, "hop_whole, slide, write, ingest, save_restore. Default: all")
-      ->delimiter(',');
-  gpu_command->add_option("--baseline", gpu.baseline, "JSON of another implementation's figures to compare with")
-      ->check(CLI::ExistingFile);
-  gpu_command->add_option("--rounds", gpu.rounds, "Runs of each figure; the median counts")->capture_default_str();
+  CLI::App* gpu_command = AddGpu(app, gpu);
   CLI11_PARSE(app, argc, argv);
   if (*gpu_command) {
-    std::cout << GpuFigures(gpu).dump(1) << "\n";
+    std::cout << smt::bench::OrDie(GpuFigures(gpu)).dump(1) << "\n";
     return 0;
   }
   const int scale = quick ? 20 : 1;
@@ -45,7 +62,8 @@ int main(int argc, char** argv) {
       {"engine_over_model_1", [&] { return EngineOverModel(options, 1, 2000 / scale); }},
       {"engine_over_model_16", [&] { return EngineOverModel(options, 16, 400 / scale); }},
       {"engine_over_model_64", [&] { return EngineOverModel(options, 64, 160 / scale); }},
-      {"server_over_engine_16", [&] { return ServerOverEngine(options, 16, 600 / scale); }},
+      {"server_over_engine_16",
+       [&] { return smt::bench::OrDie(ServerOverEngine(options, {.streams = 16, .tokens = 600 / scale})); }},
       {"flat_cost", [&] { return FlatCost(options, 1000, 100000 / scale, 800 / scale); }},
       {"hop_over_slide", [&] { return HopOverSlide(options, 320 / scale); }},
       {"continue_after_restart", [&] { return ContinueAfterRestart(options, 60 / scale + 1, 700); }},

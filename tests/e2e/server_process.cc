@@ -23,7 +23,7 @@ absl::Status ServerProcess::Start(absl::Duration timeout) {
                   "--store_dir=" + options_.store_dir,
                   "--listen_address=127.0.0.1:0",
                   "--metrics_address=127.0.0.1:0",
-                  "--device=cpu",
+                  "--device=" + options_.device,
                   "--drain_delay=0s",
                   "--address_file=" + address_file};
   process.argv.insert(process.argv.end(), options_.flags.begin(), options_.flags.end());

@@ -18,6 +18,7 @@ class ServerProcess {
   struct Options {
     std::string program = "smt_server";
     std::string model_dir = "models/books-6m";
+    std::string device = "cpu";
     std::string store_dir;           // default: inside the object's own temporary directory
     std::vector<std::string> flags;  // more of them
   };
