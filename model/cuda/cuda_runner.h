@@ -180,8 +180,8 @@ class CudaSlotRunner final : public AsyncRunner {
   std::array<Event, kWriteEvents> batch_done_;
   Event window_asked_;
   bool window_busy_ = false;  // asked for something since WritesAfterWindow
-  bool wide_writes_ = false;  // the latest writes take all multiprocessors
-  int narrow_writes_ = 0;     // or these many
+  int64_t wide_batch_ = 0;    // the latest that takes all multiprocessors
+  int narrow_writes_ = 0;     // multiprocessors of the widest other one that may still run
 
   int64_t last_step_ = 0, taken_step_ = 0;
   std::array<QueuedStep, kQueued + 1> steps_;  // one more: a taken step's logits are still read

@@ -151,6 +151,7 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
   }
   FinishWrites(Ids::kOfRing, alone ? 0 : WritesBeside(ending_.size()));
   DrawItems(items, step);
+  AwaitWrites(wide_batch_);  // what was ingested before is part of the step: nobody may queue a whole prompt ahead
   step.done.Record(stream_);
   return ++last_step_;
 }

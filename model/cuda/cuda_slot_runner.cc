@@ -212,7 +212,7 @@ void CudaSlotRunner::EndBatch(int blocks) {
   narrow_writes_ = std::max(WritesDone(write_batch_) ? 0 : narrow_writes_, blocks);
   ++write_batch_;
   batch_done_[static_cast<size_t>(write_batch_ % kWriteEvents)].Record(write_stream_);
-  wide_writes_ = blocks == 0;
+  if (blocks == 0) wide_batch_ = write_batch_;
 }
 
 void CudaSlotRunner::FinishWrites(Ids ids, int blocks) {
@@ -347,7 +347,9 @@ void CudaSlotRunner::AddRows(int32_t index, Ids ids) {
 
 void CudaSlotRunner::RunRows() {
   if (rows_.empty()) return;
-  if (wide_writes_) AwaitWrites(write_batch_);  // two kernels that wait for all their blocks must both fit
+  // Two kernels that wait for all their blocks must both fit, so none runs beside one that takes the whole device, even
+  // where narrower writes were queued after that.
+  AwaitWrites(wide_batch_);
   transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_, rings_, SpareForWrites());
   window_busy_ = true;
   rows_.clear();

@@ -65,7 +65,6 @@ class CudaExecutor final : public RunnerExecutor {
   struct Flight {
     bool last = false;             // an id is drawn, or will be by a step in flight, and not appended
     bool owed = false;             // its id is appended, the draw deferred
-    bool to_host = false;          // a draw to be made here
     int32_t draws = 0;             // on the device, not polled, since Land
     int32_t draws_of_binding = 0;  // since the parameters were bound
     int32_t landings = 0, bindings = 0;
