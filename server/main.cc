@@ -41,6 +41,11 @@ ABSL_FLAG(int32_t, ingest_tokens_per_step, Default().ingest_tokens_per_step,
           "Prompt tokens absorbed in one step while streams are running, 1 to 1048576.");
 ABSL_FLAG(int32_t, worker_threads, Default().worker_threads,
           "Threads for store I/O and tokenising, 1 to 1024; as many again wait for busy sessions.");
+ABSL_FLAG(
+    std::string, warmup_batches, Default().warmup_batches,
+    "Batch sizes to run before the server is ready, so that the first requests are not slow: a list such as 1,4,16, "
+    "each 1 to 1048576 (those above the slots are skipped), auto (powers of two up to 256 on a GPU, none on a CPU), "
+    "or empty for none.");
 ABSL_FLAG(int64_t, max_sessions, Default().max_sessions, "Sessions in the store; 0 is no limit.");
 ABSL_FLAG(absl::Duration, request_ttl, Default().request_ttl,
           "How long outcomes of request_ids are kept, 1s to 8760h.");
@@ -74,6 +79,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.max_queue = absl::GetFlag(FLAGS_max_queue);
   options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
   options.worker_threads = absl::GetFlag(FLAGS_worker_threads);
+  options.warmup_batches = absl::GetFlag(FLAGS_warmup_batches);
   options.max_sessions = absl::GetFlag(FLAGS_max_sessions);
   options.request_ttl = absl::GetFlag(FLAGS_request_ttl);
   options.store_min_free_bytes = absl::GetFlag(FLAGS_store_min_free_bytes);

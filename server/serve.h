@@ -1,7 +1,8 @@
 // The life of the program once its flags are read: start, announce, wait for a signal or a fault, stop.
 //
 // stdout gets one line of JSON when it serves; everything else is logged on stderr. Exit status: 0 after SIGTERM or
-// SIGINT, 1 bad flags, 2 the model, 3 the store, 4 an address, 5 the device, 6 the device failed while it served.
+// SIGINT, 1 bad flags, 2 the model, 3 the store, 4 an address, 5 the device, 6 the device failed, in its warm-up or
+// while it served.
 #pragma once
 
 #include "absl/status/status.h"

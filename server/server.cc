@@ -14,6 +14,7 @@
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
 #include "server/engine/torch_executor.h"
+#include "server/engine/warm_up.h"
 #include "server/metrics/engine_metrics_adapter.h"
 #include "server/model_description.h"
 #include "server/service/tokenizer_codec.h"
@@ -52,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   };
   if (absl::Status status = server->StartModel(new_executor, exit_code); !status.ok()) return status;
   if (absl::Status status = server->StartStore(); !status.ok()) return fail(kStore, status);
+  if (absl::Status status = server->StartEngine(); !status.ok()) return fail(kDeviceFault, status);
   if (absl::Status status = server->StartPorts(); !status.ok()) return fail(kAddress, status);
   *exit_code = kOk;
   return server;
@@ -132,7 +134,11 @@ absl::Status Server::StartStore() {
     if (Engine* engine = engine_for_removals_.load()) engine->Discard(key);
   };
   ASSIGN_OR_RETURN(sessions_, SessionManager::Open(std::move(session_options), std::move(store)));
+  return absl::OkStatus();
+}
 
+absl::Status Server::StartEngine() {
+  RETURN_IF_ERROR(WarmUpExecutor());
   Engine::Options engine_options;
   engine_options.ingest_tokens_per_step = options_.ingest_tokens_per_step;
   engine_options.max_queue = options_.max_queue;
@@ -145,6 +151,21 @@ absl::Status Server::StartStore() {
   engine_metrics_ = NewEngineMetrics(&metrics_);
   engine_ = std::make_unique<Engine>(std::move(engine_options), std::move(executor_), engine_metrics_.get());
   engine_for_removals_ = engine_.get();
+  return absl::OkStatus();
+}
+
+absl::Status Server::WarmUpExecutor() {
+  WarmUpOptions options;
+  ASSIGN_OR_RETURN(options.batches, options_.WarmUpBatches(info_.device != "cpu"));
+  if (options.batches.empty()) return absl::OkStatus();
+  const absl::Time begin = absl::Now();
+  const absl::StatusOr<WarmUpReport> report = WarmUp(*executor_, options);
+  if (!report.ok()) {
+    return absl::InternalError(StrCat("the device failed in its warm-up: ", report.status().ToString()));
+  }
+  std::vector<LogField> fields = {{"batches", StrJoin(report->batches, ",")}, {"seconds", absl::Now() - begin}};
+  if (!report->stopped.ok()) fields.emplace_back("stopped", report->stopped);
+  Log(report->stopped.ok() ? LogLevel::kInfo : LogLevel::kWarning, "warmed up", std::move(fields));
   return absl::OkStatus();
 }
 

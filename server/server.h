@@ -50,6 +50,8 @@ class Server {
   explicit Server(const ServerOptions& options) : options_(options) {}
   absl::Status StartModel(const ExecutorFactory& new_executor, ExitCode* exit_code);
   absl::Status StartStore();
+  absl::Status StartEngine();
+  absl::Status WarmUpExecutor();
   absl::Status StartPorts();
   void OnFault(const absl::Status& status) ABSL_LOCKS_EXCLUDED(health_mu_);
   void SetReady(bool ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(health_mu_);

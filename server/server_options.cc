@@ -2,6 +2,8 @@
 
 #include <charconv>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "model/base/strings.h"
 #include "server/base/flag_sources.h"
 
@@ -17,7 +19,28 @@ bool IsAddress(std::string_view address) {
   return result.ec == std::errc() && result.ptr == end && port >= 0 && port <= 65535;
 }
 
+constexpr int32_t kMostWarmUpBatch = 1 << 20;
+
 }  // namespace
+
+absl::StatusOr<std::vector<int32_t>> ServerOptions::WarmUpBatches(bool gpu) const {
+  std::vector<int32_t> batches;
+  if (warmup_batches == "auto") {
+    for (int32_t batch = 1; gpu && batch <= 256; batch *= 2) batches.push_back(batch);
+    return batches;
+  }
+  if (warmup_batches.empty()) return batches;
+  for (const absl::string_view text : absl::StrSplit(warmup_batches, ',')) {
+    int32_t batch = 0;
+    if (!absl::SimpleAtoi(text, &batch) || batch < 1 || batch > kMostWarmUpBatch) {
+      return absl::InvalidArgumentError(FlagError(
+          "warmup_batches", warmup_batches,
+          StrCat("must be numbers of 1 to ", kMostWarmUpBatch, " with commas between them, auto, or empty for none")));
+    }
+    batches.push_back(batch);
+  }
+  return batches;
+}
 
 std::vector<std::string> ServerOptions::Validate() const {
   std::vector<std::string> errors;
@@ -45,6 +68,9 @@ std::vector<std::string> ServerOptions::Validate() const {
   range("max_queue", max_queue, 0, 1 << 20);
   range("ingest_tokens_per_step", ingest_tokens_per_step, 1, 1 << 20);
   range("worker_threads", worker_threads, 1, 1024);
+  if (const auto batches = WarmUpBatches(false); !batches.ok()) {
+    errors.emplace_back(batches.status().message());
+  }
   range("max_sessions", max_sessions, 0, int64_t{1} << 40);
   range("store_min_free_bytes", store_min_free_bytes, 0, int64_t{1} << 50);
   range("max_prompt_bytes", limits.max_prompt_bytes, 1, int64_t{1} << 30);

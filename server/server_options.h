@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "model/config.h"
 #include "server/service/request_limits.h"
@@ -29,12 +30,17 @@ struct ServerOptions {
   int32_t max_queue = 1024;
   int32_t ingest_tokens_per_step = 256;
   int32_t worker_threads = 16;
+  std::string warmup_batches = "auto";
   int64_t max_sessions = 0;
   absl::Duration request_ttl = absl::Hours(24);
   int64_t store_min_free_bytes = int64_t{64} << 20;
   absl::Duration drain_delay = absl::Seconds(5);
   absl::Duration max_connection_age = absl::InfiniteDuration();
   RequestLimits limits;
+
+  // Batch sizes to warm up (server/engine/warm_up.h), as --warmup_batches lists them. auto: powers of two up to 256 on
+  // a GPU; none on a CPU, which has nothing to load or capture. INVALID_ARGUMENT says what is allowed.
+  absl::StatusOr<std::vector<int32_t>> WarmUpBatches(bool gpu) const;
 
   // Every violation: "--max_slots=-1: must be 0 to 65536".
   std::vector<std::string> Validate() const;

@@ -76,7 +76,8 @@ struct ExecutorInfo {
   SlotCapacity capacity;      // what `slots` were chosen from, where that is known
   int32_t vocab_size = 0;
   int32_t stride = 0;
-  int32_t input_tokens = 0;  // m
+  int32_t input_tokens = 0;    // m
+  int32_t memory_vectors = 0;  // n
 };
 
 using Ticket = int64_t;

@@ -33,7 +33,8 @@ RunnerExecutor::RunnerExecutor(std::unique_ptr<SlotRunner> runner, std::string d
            .capacity = runner_->capacity(),
            .vocab_size = static_cast<int32_t>(config.vocab_size),
            .stride = static_cast<int32_t>(config.stride),
-           .input_tokens = static_cast<int32_t>(config.m_input_tokens)};
+           .input_tokens = static_cast<int32_t>(config.m_input_tokens),
+           .memory_vectors = static_cast<int32_t>(config.n_ssm_outputs)};
 }
 
 absl::Status RunnerExecutor::CheckSlot(int32_t slot) const {

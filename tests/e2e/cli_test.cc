@@ -227,6 +227,34 @@ TEST(ServerStartTest, MaxSlotsOutOfRangeIsNamed) {
   }
 }
 
+TEST(ServerStartTest, AWarmUpRunsTheBatchesThatFitBeforeTheServerIsReady) {
+  ServerProcess server({.flags = {"--max_slots=4", "--warmup_batches=1,4,5"}});
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  const nlohmann::json line = LogLine(server, "warmed up");
+  ASSERT_TRUE(line.is_object()) << server.Stderr();
+  EXPECT_EQ(line["batches"], "1,4");
+  EXPECT_GT(line["seconds"], 0.0);
+  EXPECT_FALSE(line.contains("stopped"));
+  EXPECT_LT(server.Stderr().find("warmed up"), server.Stderr().find("\"msg\":\"ready\""));
+}
+
+TEST(ServerStartTest, OnACpuThereIsNoWarmUpUnlessBatchesAreNamed) {
+  for (const std::vector<std::string>& flags : {std::vector<std::string>{}, {"--warmup_batches="}}) {
+    ServerProcess server({.flags = flags});
+    ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+    EXPECT_TRUE(LogLine(server, "warmed up").is_null());
+  }
+}
+
+TEST(ServerStartTest, BatchesThatAreNoneAreNamed) {
+  for (const char* batches : {"0", "-1", "four", "1,,4", "1,4,", "1.5", "1048577", "99999999999", "1;4"}) {
+    const std::string flag = absl::StrCat("--warmup_batches=", batches);
+    ServerProcess server({.flags = {flag}});
+    EXPECT_THAT(WhyNot(server), HasSubstr(flag + ": must be numbers of 1 to 1048576 with commas between them, auto, or "
+                                                 "empty for none"));
+  }
+}
+
 TEST(ServerStartTest, AModelFolderThatMissesAFileIsNamed) {
   for (const char* missing : {"config.json", "model.safetensors", "merges.txt"}) {
     TempDir dir;

@@ -1,5 +1,5 @@
-// A whole server and its device: slots that do not fit; a device that fails, who is told what, and that the sessions go
-// on under the next server.
+// A whole server and its device: slots that do not fit; a warm-up; a device that fails, who is told what, and that the
+// sessions go on under the next server.
 #include <future>
 #include <memory>
 #include <string>
@@ -30,26 +30,37 @@ using testing::Spec;
 constexpr char kOpening[] = "It was a dark and stormy night; the rain fell in torrents";
 constexpr int64_t kTokens = 300;
 
-// A server in this process on the bundled model, with room for two sessions.
+// Of the bundled model, with room for two sessions.
+ServerOptions Options(const std::string& store_dir) {
+  ServerOptions options;
+  options.model_dir = "models/books-6m";
+  options.store_dir = store_dir;
+  options.listen_address = options.metrics_address = "127.0.0.1:0";
+  options.device = "cpu";
+  options.max_slots = 2;
+  return options;
+}
+
+// Makes executors that fail as `fault` says; null: that do not.
+Server::ExecutorFactory Failing(std::shared_ptr<DeviceFault> fault) {
+  return [fault](const RunnerOptions& runner, std::string* note) -> absl::StatusOr<std::unique_ptr<Executor>> {
+    auto executor = NewTorchExecutor(runner, note);
+    if (!executor.ok() || fault == nullptr) return executor;
+    return std::make_unique<FailingExecutor>(*std::move(executor), fault);
+  };
+}
+
+// A server in this process.
 class TestServer {
  public:
-  explicit TestServer(const std::string& store_dir, std::shared_ptr<DeviceFault> fault = nullptr) {
-    ServerOptions options;
-    options.model_dir = "models/books-6m";
-    options.store_dir = store_dir;
-    options.listen_address = options.metrics_address = "127.0.0.1:0";
-    options.device = "cpu";
-    options.max_slots = 2;
+  explicit TestServer(const std::string& store_dir, std::shared_ptr<DeviceFault> fault = nullptr,
+                      const std::string& warmup_batches = "") {
+    ServerOptions options = Options(store_dir);
+    options.warmup_batches = warmup_batches;
     // A server that has failed must not wait for it.
     options.drain_delay = fault == nullptr ? absl::ZeroDuration() : absl::Minutes(1);
     Server::ExitCode exit_code = Server::kOk;
-    auto server =
-        Server::Start(options, &exit_code,
-                      [&](const RunnerOptions& runner, std::string* note) -> absl::StatusOr<std::unique_ptr<Executor>> {
-                        auto executor = NewTorchExecutor(runner, note);
-                        if (!executor.ok() || fault == nullptr) return executor;
-                        return std::make_unique<FailingExecutor>(*std::move(executor), fault);
-                      });
+    auto server = Server::Start(options, &exit_code, Failing(fault));
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     const auto line = nlohmann::json::parse(server_->Announcement());
@@ -174,6 +185,31 @@ TEST_P(ServerFaultTest, ADeviceFaultEndsEveryRequestWithItsPositionAndDamagesNoS
     EXPECT_THAT(ids[i], ElementsAreArray(want.begin(), want.begin() + static_cast<int64_t>(ids[i].size())));
     EXPECT_THAT(rest.ids, ElementsAreArray(want.begin() + generated, want.end()));
   }
+}
+
+TEST_P(ServerFaultTest, ADeviceThatFailsInItsWarmUpDoesNotStart) {
+  testing::TempDir dir;
+  ServerOptions options = Options(dir.file("store"));
+  options.warmup_batches = "1,2";
+  const auto fault = std::make_shared<DeviceFault>();
+  fault->throws = GetParam();
+  fault->steps_before = 20;
+  Server::ExitCode exit_code = Server::kOk;
+  const auto server = Server::Start(options, &exit_code, Failing(fault));
+  EXPECT_EQ(exit_code, Server::kDeviceFault);
+  EXPECT_EQ(server.status(),
+            absl::InternalError("the device failed in its warm-up: INTERNAL: the device has fallen off the bus"));
+}
+
+TEST(ServerWarmUpTest, AWarmServerGeneratesWhatAColdOneDoes) {
+  testing::TempDir dir;
+  Outcome outcomes[2];
+  for (const bool warm : {false, true}) {
+    TestServer server(dir.file(warm ? "warm" : "cold"), nullptr, warm ? "1,2" : "");
+    outcomes[warm] = Generate(server.client(), Spec("", kOpening, 60));
+  }
+  EXPECT_EQ(outcomes[1].ids.size(), 60u);
+  EXPECT_EQ(outcomes[1].ids, outcomes[0].ids);
 }
 
 TEST(ServerSlotsTest, SlotsThatDoNotFitNameTheFlagAndTheArithmetic) {

@@ -18,6 +18,7 @@
 #include "server/engine/cuda_executor.h"
 #include "server/engine/executor.h"
 #include "server/engine/torch_executor.h"
+#include "server/engine/warm_up.h"
 #include "tests/model/tiny_models.h"
 #include "tests/server/engine/background_runner.h"
 #include "tests/server/engine/executor_testing.h"
@@ -411,6 +412,48 @@ TEST_P(ExecutorTest, RefusesAStateThatIsNotOneAndKeepsTheSlot) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Save(0), state);
   Ingest(0, Text(17, 4));
+}
+
+TEST_P(ExecutorTest, AWarmUpLeavesNoTrace) {
+  const auto reports = Params([](SamplingParams& p) { p.seed = 4, p.top_logprobs = 2, p.frequency_penalty = 1; });
+  // States and what two sessions draw, one after the other and with a word given in between.
+  const auto serve = [&](std::vector<Bytes>& states) {
+    std::vector<ItemResult> drawn;
+    for (int32_t slot = 0; slot < kSlots; ++slot) states.push_back(Save(slot));
+    for (const int32_t slot : {0, 2}) {
+      executor_->BindSampling(slot, reports, {}, {});
+      drawn.push_back(Run({{.slot = slot, .ids = Text(slot, 23), .want = Want::kSample}}).items[0]);
+      for (int i = 0; i < 30; ++i) {
+        drawn.push_back(Run({{.slot = slot, .append_last_sampled = true, .want = Want::kSample}}).items[0]);
+      }
+      Run({{.slot = slot, .append_last_sampled = true}});
+      states.push_back(Save(slot));
+    }
+    return drawn;
+  };
+  std::vector<Bytes> cold_states, warm_states;
+  const std::vector<ItemResult> cold = serve(cold_states);
+
+  executor_ = std::get<0>(GetParam()).make(TinyCases()[std::get<1>(GetParam())].config);
+  const auto report = WarmUp(*executor_, {.batches = {1, 3, kSlots, kSlots + 1}, .budget = absl::Minutes(5)});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(report->stopped.ok()) << report->stopped;
+  EXPECT_THAT(report->batches, testing::ElementsAre(1, 3, kSlots));
+  for (int32_t slot = 0; slot < kSlots; ++slot) {
+    EXPECT_EQ(executor_->position(slot), 0);
+    EXPECT_EQ(SubmitCode({{.slot = slot, .append_last_sampled = true}}), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(SubmitCode({{.slot = slot, .ids = Text(0, 1), .want = Want::kSample}}),
+              absl::StatusCode::kInvalidArgument)
+        << "something is bound";
+  }
+  const std::vector<ItemResult> warm = serve(warm_states);
+  EXPECT_EQ(warm_states, cold_states);
+  ASSERT_EQ(warm.size(), cold.size());
+  for (size_t i = 0; i < warm.size(); ++i) {
+    EXPECT_EQ(warm[i].id, cold[i].id) << "draw " << i;
+    EXPECT_EQ(warm[i].logprobs.logprob, cold[i].logprobs.logprob) << "draw " << i;
+    EXPECT_EQ(warm[i].logprobs.top, cold[i].logprobs.top) << "draw " << i;
+  }
 }
 
 TEST_P(ExecutorTest, ATicketIsForgottenWhenItIsDone) {
