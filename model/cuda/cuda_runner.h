@@ -61,9 +61,13 @@ class CudaSlotRunner final : public AsyncRunner {
 
  private:
   static constexpr int64_t kQueued = 2;
-  // How writes beside the window run: one kernel for all their layers on some of the multiprocessors (32 measured best
-  // on an H200), or many kernels that come and go between the window's.
-  static int WritesBeside(size_t count) { return count <= kMaxWritePassWrites ? 32 : WritePass::kApart; }
+  // How writes beside the window run: one kernel for all their layers on some of the multiprocessors (measured on an
+  // H200: under `hop` the next step waits for a few writes more than it misses those), or many kernels that come and go
+  // between the window's.
+  int WritesBeside(size_t count) const {
+    if (count > kMaxWritePassWrites) return WritePass::kApart;
+    return count <= 8 && KeepsTokens() ? 48 : 32;
+  }
 
   struct Slot {
     int64_t position = 0;

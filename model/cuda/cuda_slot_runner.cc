@@ -47,7 +47,7 @@ CudaSlotRunner::CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotR
   cudaDeviceProp properties;
   CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
   numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
-                              options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/2/deterministic");
+                              options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/3/deterministic");
   // Where the sections of a slot begin, as its bytes on the host have them.
   std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
   const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());

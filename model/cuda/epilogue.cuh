@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 
+#include "model/cuda/exp2.cuh"
 #include "model/cuda/kernels.h"
 
 namespace smt::cuda {
@@ -11,9 +12,12 @@ __device__ __forceinline__ float Activate(Activation activation, float x) {
   switch (activation) {
     case Activation::kNone:
       return x;
-    case Activation::kGelu: {  // GPT-2's tanh form
-      const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-      return 0.5f * x * (1.0f + tanhf(inner));
+    case Activation::kGelu: {
+      // GPT-2's x / 2 (1 + tanh u), u = sqrt(2 / pi) (x + 0.044715 x^3), as x / (1 + 2^(-2 u log2 e)): fewer
+      // instructions than tanhf. Spelled out: the same in every kernel.
+      const float cubic =
+          __fmaf_rn(__fmul_rn(0.044715f * 2.302208198f, x), __fmul_rn(x, x), __fmul_rn(2.302208198f, x));
+      return __fdividef(x, 1.0f + Exp2(-cubic));
     }
     case Activation::kRelu:
       return fmaxf(x, 0.0f);

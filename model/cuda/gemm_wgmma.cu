@@ -8,13 +8,13 @@
 // block, or another block's on the same multiprocessor.
 #include "model/cuda/gemm_wgmma.h"
 
-#include <cuda.h>
-
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 
 #include "model/cuda/chain.cuh"
 #include "model/cuda/tensor_core.cuh"
+#include "model/cuda/wgmma.cuh"
 
 namespace smt::cuda {
 namespace {
@@ -43,110 +43,6 @@ struct WgmmaShape {
   static constexpr int kShared = kBarriersAt + 2 * kStages * 8;
   static_assert(kBlocks * (kShared + 1024) <= 228 * 1024);
 };
-
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-__device__ __forceinline__ void InitBarrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void Arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void ArriveExpecting(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-// Until the barrier's phase of this parity is over.
-__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  do {
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-  } while (done == 0);
-}
-
-// All planes of the map's box at (column, row).
-__device__ __forceinline__ void LoadBox(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
-      "[%2];" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(0)
-      : "memory");
-}
-
-// Of a matrix [.., 64] bfloat16 in 128-byte swizzle, 1024-byte aligned: k-major, 1024 bytes between groups of eight
-// rows. A k16 step further is 32 bytes further, the swizzle being of the address's bits.
-__device__ __forceinline__ uint64_t Descriptor(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kGroup = uint64_t{1024 >> 4} << 32, kUnused = uint64_t{1} << 16;
-  return kSwizzle128 | kGroup | kUnused | (address & 0x3ffff) >> 4;
-}
-
-__device__ __forceinline__ void FenceWgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void CommitWgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void WaitWgmma() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// Keeps the compiler from moving uses of the registers across.
-template <int kCount>
-__device__ __forceinline__ void Pin(float (&d)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-// d = a b^T + (add ? d : 0) of a k16 step, a being [64, 16] and b [n, 16]. Of d, lane 4 g + t of warp w has columns
-// 8 i + 2 t and the next in d[4 i] and d[4 i + 1] for row 16 w + g, in the following two for row 16 w + g + 8.
-#define SMT_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define SMT_SIXTEEN(i) SMT_FOUR(i), SMT_FOUR(i + 4), SMT_FOUR(i + 8), SMT_FOUR(i + 12)
-
-__device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16)
-      : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ __forceinline__ void WgmmaStep(float (&d)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48)
-      : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ __forceinline__ void WgmmaStep(float (&d)[96], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-      "%96, %97, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80)
-      : "l"(a), "l"(b), "r"(add));
-}
-
-#undef SMT_SIXTEEN
-#undef SMT_FOUR
 
 template <Activation kActivation, int kCount>
 __device__ __forceinline__ void ActivateAll(float4 (&v)[kCount]) {
@@ -435,34 +331,31 @@ void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
                 x_map, linear.k, epilogue);
 }
 
-// Rows x outputs that a block makes at a time.
-enum class WgmmaTile { k64x64, k64x128, k128x128, k128x192 };
+// Rows x outputs that a block makes at a time. Of the smallest tiles three share a multiprocessor, or two, or one has
+// it for itself: the fewer, the more of the sums' operands are on their way to it.
+enum class WgmmaTile { k64x64Alone, k64x64Pairs, k64x64, k64x128, k128x128, k128x192 };
 
-// The tile by which the busiest multiprocessor has least to do. Smaller tiles load more for each product, and one
-// warpgroup alone on a multiprocessor leaves its tensor cores idle at the end of each piece.
+// The tile by which the busiest multiprocessor has least to do.
 WgmmaTile ChooseTile(int rows, int n, int multiprocessors) {
   struct Candidate {
     WgmmaTile tile;
     int m, n;
-    float cost, cost_alone;  // of an output
+    float cost;  // of an output: smaller tiles load more for each product (measured on an H200)
   };
-  constexpr Candidate kCandidates[] = {{WgmmaTile::k128x192, 128, 192, 1.0f, 1.0f},
-                                       {WgmmaTile::k128x128, 128, 128, 1.05f, 1.05f},
-                                       {WgmmaTile::k64x128, 64, 128, 1.15f, 1.5f},
-                                       {WgmmaTile::k64x64, 64, 64, 1.35f, 1.9f}};
-  WgmmaTile best = kCandidates[0].tile;
-  float least = 0;
-  for (const Candidate& candidate : kCandidates) {
-    const int tiles = DivideUp(rows, candidate.m) * DivideUp(n, candidate.n);
-    const int of_busiest = DivideUp(tiles, multiprocessors);
-    const float cost = static_cast<float>(of_busiest * candidate.m * candidate.n) *
-                       (of_busiest == 1 ? candidate.cost_alone : candidate.cost);
-    if (least == 0 || cost < least) {
-      best = candidate.tile;
-      least = cost;
-    }
-  }
-  return best;
+  constexpr Candidate kCandidates[] = {{WgmmaTile::k128x192, 128, 192, 1.0f},
+                                       {WgmmaTile::k128x128, 128, 128, 1.15f},
+                                       {WgmmaTile::k64x128, 64, 128, 1.4f},
+                                       {WgmmaTile::k64x64, 64, 64, 1.45f}};
+  const auto tiles = [&](int m, int outputs) { return DivideUp(rows, m) * DivideUp(n, outputs); };
+  if (tiles(64, 64) <= multiprocessors) return WgmmaTile::k64x64Alone;
+  if (tiles(64, 64) <= 2 * multiprocessors) return WgmmaTile::k64x64Pairs;
+  const auto cost = [&](const Candidate& candidate) {
+    const int of_busiest = DivideUp(tiles(candidate.m, candidate.n), multiprocessors);
+    return static_cast<float>(of_busiest * candidate.m * candidate.n) * candidate.cost;
+  };
+  return std::min_element(std::begin(kCandidates), std::end(kCandidates),
+                          [&](const Candidate& a, const Candidate& b) { return cost(a) < cost(b); })
+      ->tile;
 }
 
 }  // namespace
@@ -475,6 +368,10 @@ void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
     LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, stream);
   };
   switch (ChooseTile(epilogue.rows, linear.n, GetWgmmaDevice().multiprocessors - spare)) {
+    case WgmmaTile::k64x64Alone:
+      return launch(WgmmaShape<1, 1, 64, 11, 1>());
+    case WgmmaTile::k64x64Pairs:
+      return launch(WgmmaShape<1, 1, 64, 6, 2>());
     case WgmmaTile::k64x64:
       return launch(WgmmaShape<1, 1, 64, 4, 3>());
     case WgmmaTile::k64x128:
@@ -488,7 +385,12 @@ void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
 
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                  const Epilogue<float>& epilogue, int spare, cudaStream_t stream) {
-  LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, stream);
+  const int tiles = DivideUp(epilogue.rows, 64) * DivideUp(linear.n, 64);
+  if (tiles <= GetWgmmaDevice().multiprocessors - spare) {
+    LaunchWgmma<WgmmaShape<2, 1, 64, 6, 1>>(linear, x, x_plane, ldx, epilogue, spare, stream);
+  } else {
+    LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, stream);
+  }
 }
 
 }  // namespace smt::cuda

@@ -112,6 +112,7 @@ struct RowLaunch {
   int rows, blocks, ids_a_block;
   bool held;     // 4 bytes an id have room in shared memory
   size_t bytes;  // of shared memory
+  int threads = kThreads;
 };
 // For a kernel whose block needs `bytes` of shared memory beside what it holds of the row.
 inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
@@ -145,7 +146,7 @@ void LaunchRows(const RowLaunch& launch, cudaStream_t stream, const char* what, 
                 Arguments... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = static_cast<unsigned>(launch.rows * launch.blocks);
-  config.blockDim = kThreads;
+  config.blockDim = static_cast<unsigned>(launch.threads);
   config.dynamicSmemBytes = launch.bytes;
   config.stream = stream;
   cudaLaunchAttribute cluster = {};

@@ -158,7 +158,7 @@ constexpr int kGroupThreads = (kMaxGroupKeys + 15) / 16 * kWarp;  // a warp for 
 // neighbouring heads, whose keys and values are neighbours in memory. `beside`: the kernel before is this one for other
 // groups, whose blocks have all seen what came before it when this one's begin.
 template <int kWidth, bool kFew>
-__global__ void __launch_bounds__(kGroupThreads, kFew ? 6 : 1)
+__global__ void __launch_bounds__(kGroupThreads, kFew ? 5 : 1)
     GroupKernel(GroupAttentionCall call, const Group* __restrict__ groups, int first, bool beside) {
   if (!beside) AwaitPrevious();
   LetNextBegin();

@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 
+#include "model/cuda/exp2.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/tensor_core.cuh"
 
@@ -24,13 +25,6 @@ __device__ __forceinline__ float WarpMax(float x) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, offset));
   return x;
-}
-
-// 2^x to 2 ulp; 0 for -infinity.
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 struct alignas(16) Four {
@@ -311,10 +305,10 @@ struct GroupTile {
   }
 
   // By one warp.
-  __device__ __forceinline__ void Attend(const __nv_bfloat16* keys, const __nv_bfloat16* values) const {
-    uint32_t query[A::kSteps][4], weights[A::kKeyBlocks][4];
+  __device__ __forceinline__ void Attend(const __nv_bfloat16* keys, const __nv_bfloat16* values,
+                                         const uint32_t (&query)[A::kSteps][4]) const {
+    uint32_t weights[A::kKeyBlocks][4];
     float scores[A::kKeyBlocks][2][4], largest[2] = {-INFINITY, -INFINITY};
-    LoadQuery(query);
 #pragma unroll
     for (int b = 0; b < A::kKeyBlocks; ++b) {
       if (b < blocks) Score(keys, query, b, scores[b], largest);
@@ -344,14 +338,12 @@ struct GroupTile {
 
   // By the block: a warp a block of keys, then a warp 16 channels. `room`: A::kTogether bytes.
   __device__ __forceinline__ void AttendTogether(const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                                                 std::byte* room) const {
+                                                 const uint32_t (&query)[A::kSteps][4], std::byte* room) const {
     auto* const max_of = reinterpret_cast<float2*>(room);                               // [blocks][lanes]
     auto* const sum_of = max_of + A::kKeyBlocks * kWarp;                                // [blocks][lanes]
     auto* const weights_of = reinterpret_cast<uint4*>(sum_of + A::kKeyBlocks * kWarp);  // [blocks][lanes]
     float scores[2][4], largest[2] = {-INFINITY, -INFINITY};
     if (warp < blocks) {
-      uint32_t query[A::kSteps][4];
-      LoadQuery(query);
       Score(keys, query, warp, scores, largest);
       max_of[warp * kWarp + lane] = {MaxOfQuad(largest[0]), MaxOfQuad(largest[1])};
     }
@@ -384,9 +376,9 @@ struct GroupTile {
 };
 
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
-// kFew: kFewGroupRows rows at most, or only the last is wanted.
+// kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it.
 template <int kWidth, int kThreads, bool kFew>
-__device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, const Group& group, int group_index,
+__device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, const Group group, int group_index,
                                             int head, std::byte* shared) {
   using A = GroupAttention<kWidth>;
   const Cache& cache = call.cache;
@@ -414,6 +406,12 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
     k[i] = *reinterpret_cast<const uint4*>(from);
     v[i] = *reinterpret_cast<const uint4*>(from + (own ? cache.d : to_values));
   }
+  const bool together = kFew || call.only_last || group.rows <= kFewGroupRows;
+  const int tile = together ? (group.rows - 1) / 16 : warp;
+  const GroupTile<kWidth> own(call, group, group_index, head, tile);
+  static_assert(kThreads / kWarp >= A::kKeyBlocks);
+  uint32_t query[A::kSteps][4];
+  own.LoadQuery(query);
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kThreads, key = at / kOfKey, c = at % kOfKey * 8;
@@ -428,14 +426,10 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, cons
     *reinterpret_cast<uint4*>(values + key * A::kStride + c) = v[i];
   }
   __syncthreads();
-  const bool together = kFew || call.only_last || group.rows <= kFewGroupRows;
-  const int tile = together ? (group.rows - 1) / 16 : warp;
-  GroupTile<kWidth> own(call, group, group_index, head, tile);
-  static_assert(kThreads / kWarp >= A::kKeyBlocks);
   if (together) {
-    own.AttendTogether(keys, values, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
+    own.AttendTogether(keys, values, query, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
   } else if constexpr (!kFew) {
-    if (tile * 16 < group.rows) own.Attend(keys, values);
+    if (tile * 16 < group.rows) own.Attend(keys, values, query);
   }
 }
 

@@ -1,0 +1,114 @@
+// Instructions of compute capability 9.0a that matrix products are made of: barriers in shared memory, tensor copies,
+// wgmma. SharedAddress-es are of the block's own shared memory.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/cuda/bulk_copy.cuh"
+
+namespace smt::cuda {
+
+__device__ __forceinline__ void InitBarrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void ArriveExpecting(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Until the barrier's phase of this parity is over.
+__device__ __forceinline__ void WaitFor(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+  } while (done == 0);
+}
+
+// All planes of the map's box at (column, row).
+__device__ __forceinline__ void LoadBox(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(0)
+      : "memory");
+}
+
+// Of a matrix [.., 64] bfloat16 in 128-byte swizzle, 1024-byte aligned: k-major, 1024 bytes between groups of eight
+// rows. A k16 step further is 32 bytes further, the swizzle being of the address's bits.
+__device__ __forceinline__ uint64_t Descriptor(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kGroup = uint64_t{1024 >> 4} << 32, kUnused = uint64_t{1} << 16;
+  return kSwizzle128 | kGroup | kUnused | (address & 0x3ffff) >> 4;
+}
+
+__device__ __forceinline__ void FenceWgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void CommitWgmma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void WaitWgmma() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving uses of the registers across.
+template <int kCount>
+__device__ __forceinline__ void Pin(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// d = a b^T + (add ? d : 0) of a k16 step, a being [64, 16] and b [n, 16]. Of d, lane 4 g + t of warp w has columns
+// 8 i + 2 t and the next in d[4 i] and d[4 i + 1] for row 16 w + g, in the following two for row 16 w + g + 8.
+#define SMT_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SMT_SIXTEEN(i) SMT_FOUR(i), SMT_FOUR(i + 4), SMT_FOUR(i + 8), SMT_FOUR(i + 12)
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[64], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ __forceinline__ void WgmmaStep(float (&d)[96], uint64_t a, uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
+      "%96, %97, p, 1, 1, 0, 0;\n}"
+      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80)
+      : "l"(a), "l"(b), "r"(add));
+}
+
+#undef SMT_SIXTEEN
+#undef SMT_FOUR
+
+}  // namespace smt::cuda
