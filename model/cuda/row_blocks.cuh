@@ -110,9 +110,9 @@ inline const RowDevice& TheRowDevice() {
 
 struct RowLaunch {
   int rows, blocks, ids_a_block;
-  bool held;     // 4 bytes an id have room in shared memory
-  size_t bytes;  // of shared memory
-  int threads = kThreads;
+  bool held;               // 4 bytes an id have room in shared memory
+  size_t bytes;            // of shared memory
+  int threads = kThreads;  // of a block
 };
 // For a kernel whose block needs `bytes` of shared memory beside what it holds of the row.
 inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {

@@ -42,16 +42,7 @@ struct Scale {
     // The lowest bits of `shifted` are n + 32.
     constexpr float kRound = C::kRound + C::kWeightBits;
     const float shifted = fmaf(x, C::kLog2E, kRound), n = shifted - kRound;
-    float r = fmaf(n, -C::kLn2Hi, x);
-    r = fmaf(n, -C::kLn2Lo, r);
-    float p = fmaf(C::kC7, r, C::kC6);
-    p = fmaf(p, r, C::kC5);
-    p = fmaf(p, r, C::kC4);
-    p = fmaf(p, r, C::kC3);
-    p = fmaf(p, r, C::kC2);
-    p = fmaf(p, r, 1.0f);
-    p = fmaf(p, r, 1.0f);
-    return __float_as_uint(p) + (__float_as_uint(shifted) << 23);
+    return __float_as_uint(ExpOfRest(x, n)) + (__float_as_uint(shifted) << 23);
   }
   // The weight as it is held: the conversion rounds down and makes 2^32 the greatest.
   __device__ __forceinline__ static unsigned Held(unsigned scaled_bits) {

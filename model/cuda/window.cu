@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "model/cuda/attention.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/window.cuh"

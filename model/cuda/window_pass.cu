@@ -2,6 +2,7 @@
 // normalized by every block for itself; more have a phase of their own for it.
 #include <algorithm>
 
+#include "model/cuda/attention.cuh"
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/grid.cuh"
 #include "model/cuda/kernels.h"

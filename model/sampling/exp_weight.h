@@ -32,12 +32,9 @@ struct ExpConstants {
   static constexpr float kC7 = 1.9875691500e-4f;
 };
 
-// floor(2^bits * exp(x)) for x <= 0, exp being the polynomial above: 2^bits at 0, 0 up to the cutoff and for NaN.
-// `bits` is at least 24, and exp(cutoff) * 2^bits lies in (2^-24, 1).
-SMT_HOST_DEVICE inline uint64_t ExpFixed(float x, int bits, float cutoff) {
+// exp(x) / 2^n, in [0.70, 1.42], n being the whole number next to x / ln 2.
+SMT_HOST_DEVICE inline float ExpOfRest(float x, float n) {
   using C = ExpConstants;
-  if (!(x > cutoff)) return 0;
-  const float shifted = fmaf(x, C::kLog2E, C::kRound), n = shifted - C::kRound;
   float r = fmaf(n, -C::kLn2Hi, x);
   r = fmaf(n, -C::kLn2Lo, r);
   float p = fmaf(C::kC7, r, C::kC6);
@@ -46,9 +43,17 @@ SMT_HOST_DEVICE inline uint64_t ExpFixed(float x, int bits, float cutoff) {
   p = fmaf(p, r, C::kC3);
   p = fmaf(p, r, C::kC2);
   p = fmaf(p, r, 1.0f);
-  p = fmaf(p, r, 1.0f);
-  // p lies in [0.70, 1.42], and exp(x) = p * 2^n. The lowest bits of `shifted` are n's, so this is p * 2^(n + bits),
-  // exactly; its conversion rounds down.
+  return fmaf(p, r, 1.0f);
+}
+
+// floor(2^bits * exp(x)) for x <= 0, exp being the polynomial above: 2^bits at 0, 0 up to the cutoff and for NaN.
+// `bits` is at least 24, and exp(cutoff) * 2^bits lies in (2^-24, 1).
+SMT_HOST_DEVICE inline uint64_t ExpFixed(float x, int bits, float cutoff) {
+  using C = ExpConstants;
+  if (!(x > cutoff)) return 0;
+  const float shifted = fmaf(x, C::kLog2E, C::kRound), n = shifted - C::kRound;
+  float p = ExpOfRest(x, n);
+  // The lowest bits of `shifted` are n's, so this is p * 2^(n + bits), exactly; its conversion rounds down.
   uint32_t scaled = 0, power = 0;
   memcpy(&scaled, &p, sizeof(scaled));
   memcpy(&power, &shifted, sizeof(power));
