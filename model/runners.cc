@@ -45,7 +45,9 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaKernelsRunner(const RunnerOpt
   return module->new_runner(parts.config, parts.source,
                             {.index = device.index,
                              .slots = options.slots,
-                             .bfloat16 = options.dtype == "bfloat16",
+                             .dtype = options.dtype == "bfloat16"  ? WindowDType::kBfloat16
+                                      : options.dtype == "float16" ? WindowDType::kFloat16
+                                                                   : WindowDType::kFloat32,
                              .fewer_slots = options.fewer_slots});
 }
 
@@ -62,8 +64,13 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewLibTorchRunner(const RunnerOption
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SlotRunner>> NewSlotRunner(const RunnerOptions& options) {
-  if (options.dtype != "float32" && options.dtype != "bfloat16") {
-    return absl::InvalidArgumentError("dtype is \"" + options.dtype + "\", allowed float32 or bfloat16");
+  const bool half = options.dtype == "float16";
+  if (options.dtype != "float32" && options.dtype != "bfloat16" && !half) {
+    return absl::InvalidArgumentError("dtype is \"" + options.dtype + "\", allowed float32, bfloat16 or float16");
+  }
+  if (half && options.impl != RunnerOptions::Impl::kCudaKernels) {
+    return absl::InvalidArgumentError(
+        "dtype is \"float16\", allowed float32 or bfloat16: only our own kernels on a GPU (libsmt_cuda.so) have it");
   }
   if (options.slots < 1) {
     return absl::InvalidArgumentError("slots is " + std::to_string(options.slots) + ", allowed 1 or more");

@@ -20,12 +20,13 @@ struct RunnerOptions {
     kCudaKernels,  // CudaSlotRunner: our own batch-invariant CUDA kernels, from libsmt_cuda.so
   };
 
-  std::string model_dir;          // config.json, model.safetensors
-  std::string device = "cpu";     // "cpu", "cuda", "cuda:N"; cuda needs the plugin to be loaded already
-  std::string dtype = "float32";  // of the window: "float32" | "bfloat16"; the memory path is float32 always
-  bool deterministic = true;      // a slot's numbers depend on its ids alone, bit for bit
-  int32_t slots = 16;             // sessions that can be resident; >= 1
-  bool fewer_slots = false;       // kCudaKernels: as many of `slots` as the device's memory holds, not an error
+  std::string model_dir;       // config.json, model.safetensors
+  std::string device = "cpu";  // "cpu", "cuda", "cuda:N"; cuda needs the plugin to be loaded already
+  // Of the window: "float32" | "bfloat16" | "float16" (kCudaKernels); the memory path is float32 always.
+  std::string dtype = "float32";
+  bool deterministic = true;  // a slot's numbers depend on its ids alone, bit for bit
+  int32_t slots = 16;         // sessions that can be resident; >= 1
+  bool fewer_slots = false;   // kCudaKernels: as many of `slots` as the device's memory holds, not an error
   std::optional<WindowPolicy> window_policy = std::nullopt;  // over the config's
   std::optional<PoolScope> pool_scope = std::nullopt;        // over the config's: same weights, but other states
   Impl impl = Impl::kAuto;

@@ -28,8 +28,10 @@ ABSL_FLAG(std::string, address_file, Default().address_file,
           "File that gets the line of JSON which says where the server serves, written in one piece. Empty: none.");
 ABSL_FLAG(std::string, device, Default().device,
           "Where the model runs: cpu, cuda, cuda:N, or auto (a GPU where there is one, else the CPU).");
-ABSL_FLAG(std::string, dtype, Default().dtype,
-          "Number format of the window: float32, bfloat16, or auto (float32). The memory path is float32 always.");
+ABSL_FLAG(
+    std::string, dtype, Default().dtype,
+    "Number format of the window: float32, bfloat16, float16 (on a GPU), or auto (float32). The memory path is float32 "
+    "always.");
 ABSL_FLAG(bool, deterministic, Default().deterministic,
           "Whether a session's tokens depend on its ids and seed alone, bit for bit, whatever else is in the batch.");
 ABSL_FLAG(std::string, window_policy, "", "hop or slide. Empty: what the model's config.json says.");

@@ -31,7 +31,7 @@ v1::Model DescribeModel(const std::string& model_dir, const std::string& fingerp
   if (config.eos_token_id) shape->set_eos_token_id(static_cast<int32_t>(*config.eos_token_id));
   shape->set_config_json(config.ToJson());
 
-  const int64_t weight_bytes = info.dtype == "bfloat16" ? 2 : 4;
+  const int64_t weight_bytes = info.dtype == "float32" ? 4 : 2;
   for (const auto& [part, count] : CountParameters(config).by_part) {
     v1::ParameterStatistics* statistics = model.add_parameters();
     statistics->set_part(std::string(Name(part)));

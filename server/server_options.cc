@@ -61,8 +61,8 @@ std::vector<std::string> ServerOptions::Validate() const {
   if (!metrics_address.empty() && !IsAddress(metrics_address)) {
     errors.push_back(FlagError("metrics_address", metrics_address, "must be HOST:PORT, or empty for none"));
   }
-  if (dtype != "auto" && dtype != "float32" && dtype != "bfloat16") {
-    errors.push_back(FlagError("dtype", dtype, "must be auto, float32 or bfloat16"));
+  if (dtype != "auto" && dtype != "float32" && dtype != "bfloat16" && dtype != "float16") {
+    errors.push_back(FlagError("dtype", dtype, "must be auto, float32, bfloat16 or float16"));
   }
   range("max_slots", max_slots, 0, 65536);
   range("max_queue", max_queue, 0, 1 << 20);

@@ -1,8 +1,6 @@
 // A window's attention: bodies shared by the kernels of window.cu and the one of window_pass.cu.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include <cstddef>
 
 #include "model/cuda/exp2.cuh"
@@ -23,31 +21,32 @@ struct GroupAttention {
   static constexpr int kShared = 2 * kMaxGroupKeys * kStride * 2 + kTogether;
 };
 
+template <typename E>
 struct GroupAttentionCall {
   Cache cache;
   int layer, n;
-  const __nv_bfloat16* qkv;  // [rows, ld] of the pass
+  const E* qkv;  // [rows, ld] of the pass
   int64_t ld;
   float scale;       // of the scores, which are powers of two
   bool keep_tokens;  // in the cache; memory's keys and values always
   bool only_last;    // only the group's last row; it is row `group` of `out`
-  __nv_bfloat16* out;
+  E* out;
   int64_t ld_out;
 };
 
 // Sixteen rows of a group in one head; by a warp, or by a block of at least kKeyBlocks warps that share it, to the same
 // bits.
-template <int kWidth>
+template <int kWidth, typename E>
 struct GroupTile {
   using A = GroupAttention<kWidth>;
-  const GroupAttentionCall& call;
+  const GroupAttentionCall<E>& call;
   const Group& group;
   int group_index, head;
   int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   int low, high;  // this lane's rows of the group
   int blocks;     // of 16 keys that any row of the tile sees
 
-  __device__ __forceinline__ GroupTile(const GroupAttentionCall& call, const Group& group, int group_index, int head,
+  __device__ __forceinline__ GroupTile(const GroupAttentionCall<E>& call, const Group& group, int group_index, int head,
                                        int tile)
       : call(call),
         group(group),
@@ -58,9 +57,9 @@ struct GroupTile {
         blocks((group.first_key + min(tile * 16 + 15, group.rows - 1)) / 16 + 1) {}
 
   __device__ __forceinline__ void LoadQuery(uint32_t (&query)[A::kSteps][4]) const {
-    const __nv_bfloat16* q = call.qkv + head * kWidth + 2 * t;
-    const __nv_bfloat16* of_low = q + (group.first_row + min(low, group.rows - 1)) * call.ld;
-    const __nv_bfloat16* of_high = q + (group.first_row + min(high, group.rows - 1)) * call.ld;
+    const E* q = call.qkv + head * kWidth + 2 * t;
+    const E* of_low = q + (group.first_row + min(low, group.rows - 1)) * call.ld;
+    const E* of_high = q + (group.first_row + min(high, group.rows - 1)) * call.ld;
 #pragma unroll
     for (int s = 0; s < A::kSteps; ++s) {
       query[s][0] = Pair(of_low + 16 * s);
@@ -71,17 +70,17 @@ struct GroupTile {
   }
   // scores[j]: keys 16 b + 8 j + 2 t and the next, of the low row, then of the high one; -infinity where masked.
   // Raises `largest` of the two rows.
-  __device__ __forceinline__ void Score(const __nv_bfloat16* keys, const uint32_t (&query)[A::kSteps][4], int b,
+  __device__ __forceinline__ void Score(const E* keys, const uint32_t (&query)[A::kSteps][4], int b,
                                         float (&scores)[2][4], float (&largest)[2]) const {
 #pragma unroll
     for (int e = 0; e < 4; ++e) scores[0][e] = scores[1][e] = 0;
-    const __nv_bfloat16* at = keys + (16 * b + lane / 16 * 8 + lane % 8) * A::kStride + lane / 8 % 2 * 8;
+    const E* at = keys + (16 * b + lane / 16 * 8 + lane % 8) * A::kStride + lane / 8 % 2 * 8;
 #pragma unroll
     for (int s = 0; s < A::kSteps; ++s) {
       uint32_t k[4];
       LoadMatrices(k, at + 16 * s);
-      MultiplyAdd(scores[0], query[s], k[0], k[1]);
-      MultiplyAdd(scores[1], query[s], k[2], k[3]);
+      MultiplyAdd<E>(scores[0], query[s], k[0], k[1]);
+      MultiplyAdd<E>(scores[1], query[s], k[2], k[3]);
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -93,31 +92,28 @@ struct GroupTile {
       }
     }
   }
-  // Weights as bfloat16, the operand of their product with values; returns the sums of what they are then, of this
+  // Weights of 16 bits, the operand of their product with values; returns the sums of what they are then, of this
   // lane's keys in the block.
   __device__ __forceinline__ float2 Weigh(const float (&scores)[2][4], const float (&largest)[2],
                                           uint32_t (&weights)[4]) const {
     float2 sum = {0, 0};
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const __nv_bfloat162 of_low =
-          __floats2bfloat162_rn(Exp2(scores[j][0] - largest[0]), Exp2(scores[j][1] - largest[0]));
-      const __nv_bfloat162 of_high =
-          __floats2bfloat162_rn(Exp2(scores[j][2] - largest[1]), Exp2(scores[j][3] - largest[1]));
-      sum.x += __low2float(of_low) + __high2float(of_low);
-      sum.y += __low2float(of_high) + __high2float(of_high);
-      weights[2 * j] = *reinterpret_cast<const uint32_t*>(&of_low);
-      weights[2 * j + 1] = *reinterpret_cast<const uint32_t*>(&of_high);
+      weights[2 * j] = PackPair<E>(Exp2(scores[j][0] - largest[0]), Exp2(scores[j][1] - largest[0]));
+      weights[2 * j + 1] = PackPair<E>(Exp2(scores[j][2] - largest[1]), Exp2(scores[j][3] - largest[1]));
+      const float2 of_low = UnpackPair<E>(weights[2 * j]), of_high = UnpackPair<E>(weights[2 * j + 1]);
+      sum.x += of_low.x + of_low.y;
+      sum.y += of_high.x + of_high.y;
     }
     return sum;
   }
   // sums: of channels 8 c on, the next eight after them.
-  __device__ __forceinline__ void AddValues(const __nv_bfloat16* values, const uint32_t (&weights)[4], int b, int c,
+  __device__ __forceinline__ void AddValues(const E* values, const uint32_t (&weights)[4], int b, int c,
                                             float (&sums)[2][4]) const {
     uint32_t v[4];
     LoadMatricesTransposed(v, values + (16 * b + lane % 16) * A::kStride + lane / 16 * 8 + 8 * c);
-    MultiplyAdd(sums[0], weights, v[0], v[1]);
-    MultiplyAdd(sums[1], weights, v[2], v[3]);
+    MultiplyAdd<E>(sums[0], weights, v[0], v[1]);
+    MultiplyAdd<E>(sums[1], weights, v[2], v[3]);
   }
   __device__ __forceinline__ void Store(const float (&sums)[2][4], float2 scale, int c) const {
 #pragma unroll
@@ -125,11 +121,11 @@ struct GroupTile {
       const int row = e == 0 ? low : high;
       if (row >= group.rows || (call.only_last && row != group.rows - 1)) continue;
       const int64_t to = call.only_last ? group_index : group.first_row + row;
-      __nv_bfloat16* out = call.out + to * call.ld_out + head * kWidth + 8 * c + 2 * t;
+      E* out = call.out + to * call.ld_out + head * kWidth + 8 * c + 2 * t;
       const float by = e == 0 ? scale.x : scale.y;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<__nv_bfloat162*>(out + 8 * j) = __floats2bfloat162_rn(sums[j][e] * by, sums[j][e + 1] * by);
+        *reinterpret_cast<uint32_t*>(out + 8 * j) = PackPair<E>(sums[j][e] * by, sums[j][e + 1] * by);
       }
     }
   }
@@ -146,8 +142,7 @@ struct GroupTile {
   }
 
   // By one warp.
-  __device__ __forceinline__ void Attend(const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                                         const uint32_t (&query)[A::kSteps][4]) const {
+  __device__ __forceinline__ void Attend(const E* keys, const E* values, const uint32_t (&query)[A::kSteps][4]) const {
     uint32_t weights[A::kKeyBlocks][4];
     float scores[A::kKeyBlocks][2][4], largest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
@@ -178,8 +173,8 @@ struct GroupTile {
   }
 
   // By the block: a warp a block of keys, then a warp 16 channels. `room`: A::kTogether bytes.
-  __device__ __forceinline__ void AttendTogether(const __nv_bfloat16* keys, const __nv_bfloat16* values,
-                                                 const uint32_t (&query)[A::kSteps][4], std::byte* room) const {
+  __device__ __forceinline__ void AttendTogether(const E* keys, const E* values, const uint32_t (&query)[A::kSteps][4],
+                                                 std::byte* room) const {
     auto* const max_of = reinterpret_cast<float2*>(room);                               // [blocks][lanes]
     auto* const sum_of = max_of + A::kKeyBlocks * kWarp;                                // [blocks][lanes]
     auto* const weights_of = reinterpret_cast<uint4*>(sum_of + A::kKeyBlocks * kWarp);  // [blocks][lanes]
@@ -218,55 +213,58 @@ struct GroupTile {
 
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
 // kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it.
-template <int kWidth, int kThreads, bool kFew>
-__device__ __forceinline__ void AttendGroup(const GroupAttentionCall& call, const Group group, int group_index,
+template <int kWidth, int kThreads, bool kFew, typename E>
+__device__ __forceinline__ void AttendGroup(const GroupAttentionCall<E>& call, const Group group, int group_index,
                                             int head, std::byte* shared) {
   using A = GroupAttention<kWidth>;
   const Cache& cache = call.cache;
   const int warp = threadIdx.x / kWarp;
-  auto* keys = reinterpret_cast<__nv_bfloat16*>(shared);
+  auto* keys = reinterpret_cast<E*>(shared);
   auto* values = keys + kMaxGroupKeys * A::kStride;
-  auto* cached = static_cast<__nv_bfloat16*>(cache.base) + group.slot * cache.slot_stride +
-                 call.layer * cache.layer_stride + head * kWidth;
+  auto* cached =
+      static_cast<E*>(cache.base) + group.slot * cache.slot_stride + call.layer * cache.layer_stride + head * kWidth;
   const int64_t to_values = static_cast<int64_t>(cache.window) * cache.d;
   const int seen = group.first_key + group.rows;
-  // All loads at once, from a place that is there.
   constexpr int kOfKey = kWidth / 8, kAll = kMaxGroupKeys * kOfKey, kEach = (kAll + kThreads - 1) / kThreads;
-  uint4 k[kEach], v[kEach];
   const auto in_cache = [&](int key, int c) {
     const int column = key < group.memory_valid ? key : call.n + key - group.memory_valid;
     return cached + static_cast<int64_t>(column) * cache.d + c;
   };
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int at = threadIdx.x + i * kThreads, key = min(at / kOfKey, seen - 1), c = at % kOfKey * 8;
-    const bool own = key >= group.first_key;
-    const __nv_bfloat16* from =
-        own ? call.qkv + (group.first_row + key - group.first_key) * call.ld + cache.d + head * kWidth + c
-            : in_cache(key, c);
-    k[i] = *reinterpret_cast<const uint4*>(from);
-    v[i] = *reinterpret_cast<const uint4*>(from + (own ? cache.d : to_values));
-  }
+  const auto in_pass = [&](int key, int c) {
+    return call.qkv + (group.first_row + key - group.first_key) * call.ld + cache.d + head * kWidth + c;
+  };
   const bool together = kFew || call.only_last || group.rows <= kFewGroupRows;
   const int tile = together ? (group.rows - 1) / 16 : warp;
-  const GroupTile<kWidth> own(call, group, group_index, head, tile);
+  const GroupTile<kWidth, E> own(call, group, group_index, head, tile);
   static_assert(kThreads / kWarp >= A::kKeyBlocks);
   uint32_t query[A::kSteps][4];
-  own.LoadQuery(query);
+  // Straight into shared memory: with few registers many blocks fit, and it takes many to keep the memory busy.
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     const int at = threadIdx.x + i * kThreads, key = at / kOfKey, c = at % kOfKey * 8;
     if (at >= kAll) continue;
+    E *const to_key = keys + key * A::kStride + c, *const to_value = values + key * A::kStride + c;
     if (key >= seen) {
-      k[i] = v[i] = {0, 0, 0, 0};
-    } else if (key >= group.first_key && (call.keep_tokens || key < group.memory_valid)) {
-      *reinterpret_cast<uint4*>(in_cache(key, c)) = k[i];
-      *reinterpret_cast<uint4*>(in_cache(key, c) + to_values) = v[i];
+      *reinterpret_cast<uint4*>(to_key) = *reinterpret_cast<uint4*>(to_value) = {0, 0, 0, 0};
+    } else if (key >= group.first_key) {
+      CopyAsync(to_key, in_pass(key, c));
+      CopyAsync(to_value, in_pass(key, c) + cache.d);
+    } else {
+      CopyAsync(to_key, in_cache(key, c));
+      CopyAsync(to_value, in_cache(key, c) + to_values);
     }
-    *reinterpret_cast<uint4*>(keys + key * A::kStride + c) = k[i];
-    *reinterpret_cast<uint4*>(values + key * A::kStride + c) = v[i];
   }
+  asm volatile("cp.async.commit_group;");
+  own.LoadQuery(query);
+  asm volatile("cp.async.wait_group 0;");
   __syncthreads();
+  for (int at = threadIdx.x; at < group.rows * kOfKey; at += kThreads) {
+    const int key = group.first_key + at / kOfKey, c = at % kOfKey * 8;
+    if (!call.keep_tokens && key >= group.memory_valid) break;  // memory's come first
+    *reinterpret_cast<uint4*>(in_cache(key, c)) = *reinterpret_cast<const uint4*>(keys + key * A::kStride + c);
+    *reinterpret_cast<uint4*>(in_cache(key, c) + to_values) =
+        *reinterpret_cast<const uint4*>(values + key * A::kStride + c);
+  }
   if (together) {
     own.AttendTogether(keys, values, query, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
   } else if constexpr (!kFew) {

@@ -147,7 +147,7 @@ class CudaSlotRunner final : public AsyncRunner {
   void RunRows();
   void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
   void Head(std::span<const int32_t> slots, float* logits);
-  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window
+  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window's latest pass
 
   // cuda_runner_steps.cc
   void CheckItems(std::span<const Item> items) const;
@@ -196,6 +196,7 @@ class CudaSlotRunner final : public AsyncRunner {
   std::vector<Write> writes_;
   std::vector<int32_t> write_ids_;
   std::vector<Row> rows_;
+  size_t pass_rows_ = 0;  // of the window's latest pass
   std::vector<Group> groups_;
   std::vector<int32_t> wanted_, to_slots_;
   std::vector<Append> appends_;

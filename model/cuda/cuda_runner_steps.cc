@@ -158,6 +158,7 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
 
 void CudaSlotRunner::DrawItems(std::span<const Item> items, QueuedStep& step) {
   if (step.drawn.empty()) return;
+  pass_rows_ = 0;
   for (const Drawn& drawn : step.drawn) {
     Slot& slot = At(drawn.slot);
     if (slot.output_at == slot.position) continue;

@@ -45,7 +45,10 @@ CudaSlotRunner::CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotR
   cudaDeviceProp properties;
   CheckCuda(cudaGetDeviceProperties(&properties, index_), "asking for the device's properties");
   numerics_id_ = absl::StrCat("cuda/sm_", properties.major, properties.minor, "/",
-                              options.bfloat16 ? "bfloat16+split" : "float32", "/pieces", kChunks, "/3/deterministic");
+                              options.dtype == WindowDType::kFloat32    ? "float32"
+                              : options.dtype == WindowDType::kBfloat16 ? "bfloat16+split"
+                                                                        : "float16+split",
+                              "/pieces", kChunks, "/3/deterministic");
   // Where the sections of a slot begin, as its bytes on the host have them.
   std::vector<int64_t> sample(layout_.bytes() / sizeof(int64_t) + 1);
   const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(sample.data()), layout_.bytes());
@@ -237,7 +240,10 @@ bool CudaSlotRunner::WritesDone(int64_t batch) const {
   return batch_done_[static_cast<size_t>(std::max(batch, write_batch_ - kWriteEvents + 1) % kWriteEvents)].Done();
 }
 
-int CudaSlotRunner::SpareForWrites() const { return WritesDone(write_batch_) ? 0 : narrow_writes_; }
+int CudaSlotRunner::SpareForWrites() const {
+  constexpr size_t kLongPass = 2048;  // rows: writes are over long before, and blocks share the tiles as they come
+  return pass_rows_ > kLongPass || WritesDone(write_batch_) ? 0 : narrow_writes_;
+}
 
 void CudaSlotRunner::Observe() {
   const auto w = static_cast<size_t>(config_.window()), d = static_cast<size_t>(config_.d_model);
@@ -348,6 +354,7 @@ void CudaSlotRunner::RunRows() {
   // Two kernels that wait for all their blocks must both fit, so none runs beside one that takes the whole device, even
   // where narrower writes were queued after that.
   AwaitWrites(wide_batch_);
+  pass_rows_ = rows_.size();
   transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_, rings_, SpareForWrites());
   window_busy_ = true;
   rows_.clear();

@@ -1,8 +1,8 @@
 // CudaSlotRunner: the whole model on our own batch-invariant CUDA kernels, without LibTorch. Deterministic always: a
 // slot's state and logits are a function of its ids alone, bit for bit, on GPUs of one compute capability.
 //
-// The window is float32 or bfloat16 (sums and residuals float32), pooling and SSM are float32. State lives on the
-// device in the layout of model/state_layout.h; positions and token ids live on the host.
+// The window is float32, bfloat16 or float16 (sums and residuals float32), pooling and SSM are float32. State lives on
+// the device in the layout of model/state_layout.h; positions and token ids live on the host.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,13 @@
 
 namespace smt {
 
+enum class WindowDType : uint8_t { kFloat32, kBfloat16, kFloat16 };
+
 struct CudaSlotRunnerOptions {
-  int index = 0;             // of the device
-  int32_t slots = 16;        // sessions that can be resident; >= 1
-  bool bfloat16 = false;     // window weights, activations and cache; memory path stays float32
+  int index = 0;       // of the device
+  int32_t slots = 16;  // sessions that can be resident; >= 1
+  // Of the window's weights, activations and cache; the memory path stays float32.
+  WindowDType dtype = WindowDType::kFloat32;
   bool fewer_slots = false;  // as many of `slots` as the device's free memory holds, not an error
 };
 

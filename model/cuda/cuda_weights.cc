@@ -1,10 +1,13 @@
 #include "model/cuda/cuda_weights.h"
 
+#include <cuda_fp16.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 
 namespace smt::cuda {
@@ -18,6 +21,27 @@ uint16_t ToBfloat16(float x) {
 }
 
 float ToFloat(uint16_t bfloat16) { return std::bit_cast<float>(static_cast<uint32_t>(bfloat16) << 16); }
+
+// Of a 16-bit type.
+uint16_t ToShort(float x, Type type) {
+  return type == Type::kFloat16 ? std::bit_cast<uint16_t>(__float2half_rn(x)) : ToBfloat16(x);
+}
+float Rounded(float x, Type type) {
+  if (type == Type::kFloat16) return __half2float(__float2half_rn(x));
+  return type == Type::kBfloat16 ? ToFloat(ToBfloat16(x)) : x;
+}
+
+// Infinities and NaN are what they are in every type.
+absl::Status CheckHolds(const std::string& name, const std::vector<float>& values, Type type) {
+  if (type != Type::kFloat16) return absl::OkStatus();
+  for (const float x : values) {
+    if (std::isfinite(x) && std::isinf(Rounded(x, type))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " has ", x, ", which float16 cannot hold (up to 65504); bfloat16 and float32 can"));
+    }
+  }
+  return absl::OkStatus();
+}
 
 int64_t RoundUp(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 
@@ -85,7 +109,7 @@ class CudaWeights::Loader {
       for (int64_t j = 0; j < n; ++j) {
         for (int64_t i = 0; i < k; ++i) {
           const float value = weight[j * step_out + i * step_in];
-          const uint16_t high = ToBfloat16(value);
+          const uint16_t high = ToShort(value, split ? Type::kBfloat16 : type);
           packed[j * linear.k + i] = high;
           if (split) packed[linear.plane + j * linear.k + i] = ToBfloat16(value - ToFloat(high));
         }
@@ -97,16 +121,19 @@ class CudaWeights::Loader {
   // A matrix [out, in].
   absl::StatusOr<Linear> OutIn(const std::string& name, int64_t n, int64_t k, Type type) {
     ASSIGN_OR_RETURN(const std::vector<float> weight, source_(name, {n, k}));
+    RETURN_IF_ERROR(CheckHolds(name, weight, type));
     return Pack(weight, n, k, k, 1, type);
   }
   // A matrix [in, out].
   absl::StatusOr<Linear> InOut(const std::string& name, int64_t n, int64_t k, Type type) {
     ASSIGN_OR_RETURN(const std::vector<float> weight, source_(name, {k, n}));
+    RETURN_IF_ERROR(CheckHolds(name, weight, type));
     return Pack(weight, n, k, 1, n, type);
   }
 
   absl::Status LoadEmbeddings() {
     ASSIGN_OR_RETURN(const std::vector<float> table, source_("transformer.wte.weight", {config_.vocab_size, d_}));
+    RETURN_IF_ERROR(CheckHolds("transformer.wte.weight", table, to_.window_type));
     const bool exact =
         std::all_of(table.begin(), table.end(), [](float x) { return (std::bit_cast<uint32_t>(x) & 0xffff) == 0; });
     to_.embedding_type = exact ? Type::kBfloat16 : Type::kFloat32;
@@ -130,9 +157,8 @@ class CudaWeights::Loader {
     ASSIGN_OR_RETURN(std::vector<float> positions,
                      source_("transformer.wpe.weight", {config_.transformer.n_positions, d_}));
     positions.resize(static_cast<size_t>(config_.window() * d_));
-    if (to_.window_type == Type::kBfloat16) {
-      for (float& x : positions) x = ToFloat(ToBfloat16(x));
-    }
+    RETURN_IF_ERROR(CheckHolds("transformer.wpe.weight", positions, to_.window_type));
+    for (float& x : positions) x = Rounded(x, to_.window_type);
     to_.positions = UploadFloats(positions);
     return absl::OkStatus();
   }
@@ -159,7 +185,9 @@ class CudaWeights::Loader {
   absl::StatusOr<BlockWeights> SimpleBlock(const std::string& prefix) {
     std::vector<float> qkv;  // [3 D, D]
     for (const char* part : {"query", "key", "value"}) {
-      ASSIGN_OR_RETURN(const std::vector<float> weight, source_(prefix + "attn." + part + ".weight", {d_, d_}));
+      const std::string name = prefix + "attn." + part + ".weight";
+      ASSIGN_OR_RETURN(const std::vector<float> weight, source_(name, {d_, d_}));
+      RETURN_IF_ERROR(CheckHolds(name, weight, to_.window_type));
       qkv.insert(qkv.end(), weight.begin(), weight.end());
     }
     const int64_t inner = config_.mlp_width();

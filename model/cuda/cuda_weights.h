@@ -1,6 +1,6 @@
-// A model's weights in device memory, in the layouts of model/cuda/kernels.h. The window's matrices are float32 or
-// bfloat16; pooling and SSM keep float32's precision always, because the memory stream amplifies rounding
-// (docs/model.md): float32 beside a float32 window, split beside a bfloat16 one.
+// A model's weights in device memory, in the layouts of model/cuda/kernels.h. The window's matrices are float32,
+// bfloat16 or float16; pooling and SSM keep float32's precision always, because the memory stream amplifies rounding
+// (docs/model.md): float32 beside a float32 window, split beside one of 16 bits.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct SimpleSsmWeights {
 
 class CudaWeights {
  public:
-  // What `source` answers where a tensor is missing or has another shape. Throws on a device error.
+  // What `source` answers where a tensor is missing or has another shape; INVALID_ARGUMENT where one has numbers that
+  // float16 cannot hold. Throws on a device error.
   static absl::StatusOr<std::unique_ptr<CudaWeights>> Load(const StrideHybridConfig& config, const WeightSource& source,
                                                            Type window_type);
 

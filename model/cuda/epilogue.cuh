@@ -1,10 +1,9 @@
 // What happens to the sums of a matrix product: bias, activation, residual, storing.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include "model/cuda/exp2.cuh"
 #include "model/cuda/kernels.h"
+#include "model/cuda/tensor_core.cuh"
 
 namespace smt::cuda {
 
@@ -76,9 +75,7 @@ struct Epilogue {
     }
     if constexpr (sizeof(T) == 2) {
       if (!float_output) {
-        const __nv_bfloat162 low = __floats2bfloat162_rn(sum.x, sum.y), high = __floats2bfloat162_rn(sum.z, sum.w);
-        *reinterpret_cast<uint2*>(static_cast<T*>(y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
-                                                              *reinterpret_cast<const uint32_t*>(&high)};
+        *reinterpret_cast<uint2*>(static_cast<T*>(y) + at) = {PackPair<T>(sum.x, sum.y), PackPair<T>(sum.z, sum.w)};
         return;
       }
     }

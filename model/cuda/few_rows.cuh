@@ -52,21 +52,21 @@ __device__ __forceinline__ void AddPieces(PieceSums<kTiles>& pieces, const float
 
 // sum = this warp's piece of 16 outputs from weight [16, k] and the rows of x [rows, ldx], straight from where they
 // are. Rows past the last repeat it.
-template <int kTiles>
-__device__ __forceinline__ void SumPiece(const __nv_bfloat16* weight, int k, const __nv_bfloat16* x, int64_t ldx,
-                                         int rows, float (&sum)[kTiles][4]) {
+template <int kTiles, typename E>
+__device__ __forceinline__ void SumPiece(const E* weight, int k, const E* x, int64_t ldx, int rows,
+                                         float (&sum)[kTiles][4]) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int length = k / kChunks, first = static_cast<int>(threadIdx.x) / kWarp * length;
-  const __nv_bfloat16* w = weight + static_cast<int64_t>(g) * k + first + 2 * t;
+  const E* w = weight + static_cast<int64_t>(g) * k + first + 2 * t;
   const int64_t eight = static_cast<int64_t>(8) * k;
-  const __nv_bfloat16* in[kTiles];
+  const E* in[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) in[i] = x + min(i * 8 + g, rows - 1) * ldx + first + 2 * t;
 #pragma unroll 6
   for (int i = 0; i < length; i += 16) {
     const uint32_t a[4] = {Pair(w + i), Pair(w + eight + i), Pair(w + i + 8), Pair(w + eight + i + 8)};
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], a, Pair(in[tile] + i), Pair(in[tile] + i + 8));
+    for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd<E>(sum[tile], a, Pair(in[tile] + i), Pair(in[tile] + i + 8));
   }
 }
 
@@ -76,11 +76,13 @@ __device__ __forceinline__ void MultiplyAddSplit(float (&sum)[kTiles][4], const 
                                                  const uint32_t (&low)[4], const uint32_t (&x_high)[kTiles][2],
                                                  const uint32_t (&x_low)[kTiles][2]) {
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_high[tile][0], x_high[tile][1]);
+  for (int tile = 0; tile < kTiles; ++tile)
+    MultiplyAdd<__nv_bfloat16>(sum[tile], high, x_high[tile][0], x_high[tile][1]);
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], high, x_low[tile][0], x_low[tile][1]);
+  for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd<__nv_bfloat16>(sum[tile], high, x_low[tile][0], x_low[tile][1]);
 #pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) MultiplyAdd(sum[tile], low, x_high[tile][0], x_high[tile][1]);
+  for (int tile = 0; tile < kTiles; ++tile)
+    MultiplyAdd<__nv_bfloat16>(sum[tile], low, x_high[tile][0], x_high[tile][1]);
 }
 
 // The same of split weights (the low plane `plane` elements after the high one) and float32 rows, split here.
@@ -111,12 +113,12 @@ __device__ __forceinline__ void SumPieceSplit(const __nv_bfloat16* weight, int64
 
 // The same of weights in shared memory, [16, ldw] a plane, ldw such that ldmatrix has no bank conflicts.
 template <int kTiles, typename T>
-__device__ __forceinline__ void SumPieceOfShared(const __nv_bfloat16* weight, int ldw, int k, const T* x, int64_t ldx,
+__device__ __forceinline__ void SumPieceOfShared(const WeightOf<T>* weight, int ldw, int k, const T* x, int64_t ldx,
                                                  int rows, float (&sum)[kTiles][4]) {
   constexpr bool kSplit = sizeof(T) == 4;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int length = k / kChunks, first = static_cast<int>(threadIdx.x) / kWarp * length;
-  const __nv_bfloat16* w = weight + lane % 16 * ldw + lane / 16 * 8 + first;
+  const WeightOf<T>* w = weight + lane % 16 * ldw + lane / 16 * 8 + first;
   const T* in[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) in[i] = x + min(i * 8 + g, rows - 1) * ldx + first + 2 * t;
@@ -136,7 +138,7 @@ __device__ __forceinline__ void SumPieceOfShared(const __nv_bfloat16* weight, in
     } else {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        MultiplyAdd(sum[tile], high, Pair(in[tile] + i), Pair(in[tile] + i + 8));
+        MultiplyAdd<T>(sum[tile], high, Pair(in[tile] + i), Pair(in[tile] + i + 8));
       }
     }
   }

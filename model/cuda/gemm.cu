@@ -1,9 +1,9 @@
 // Matrix products with one summation order for every number of rows (kernels.h).
 //
 // float32: a warp's lanes take 32 neighbouring outputs of the k-major weights, its rows stay in registers.
-// bfloat16: tensor cores, the weights being the 16-row operand so that a single row wastes only 7 of 8 columns.
-// split: float32 as the sum of two bfloat16 on the tensor cores, three products of the four, in float32 sums (Markidis
-// et al., "NVIDIA Tensor Core Programmability, Performance & Precision", 2018).
+// bfloat16, float16: tensor cores, the weights being the 16-row operand so that a single row wastes only 7 of 8
+// columns. split: float32 as the sum of two bfloat16 on the tensor cores, three products of the four, in float32 sums
+// (Markidis et al., "NVIDIA Tensor Core Programmability, Performance & Precision", 2018).
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
 
@@ -62,10 +62,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-template <int kTiles>
+template <int kTiles, typename E>
 __global__ void __launch_bounds__(kFewRowsThreads)
-    LinearFewRows(const __nv_bfloat16* __restrict__ weight, const __nv_bfloat16* __restrict__ x, int64_t ldx, int k,
-                  Epilogue<__nv_bfloat16> epilogue) {
+    LinearFewRows(const E* __restrict__ weight, const E* __restrict__ x, int64_t ldx, int k, Epilogue<E> epilogue) {
   AwaitPrevious();
   LetNextBegin();
   __shared__ PieceSums<kTiles> pieces;
@@ -137,31 +136,41 @@ __device__ __forceinline__ void AddTo(float (&total)[kParts][4][4], float (&sum)
 
 template <typename Shape, typename T>
 __global__ void __launch_bounds__(Shape::kThreads)
-    LinearManyRows(const __nv_bfloat16* __restrict__ weight, int64_t weight_plane, const __nv_bfloat16* __restrict__ x,
+    LinearManyRows(const WeightOf<T>* __restrict__ weight, int64_t weight_plane, const WeightOf<T>* __restrict__ x,
                    int64_t x_plane, int64_t ldx, int k, Epilogue<T> epilogue) {
+  using E = WeightOf<T>;
   constexpr int kPlanes = Shape::kPlanes, kTileRows = Shape::kTileRows;
   constexpr bool kPiecesApart = Shape::kPiecesApart;
-  extern __shared__ __align__(16) __nv_bfloat16 shared[];
+  extern __shared__ __align__(16) std::byte shared_bytes[];
+  auto* const shared = reinterpret_cast<E*>(shared_bytes);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int j0 = blockIdx.y * kOutputs, row0 = blockIdx.x * kTileRows;
   const int outputs_of_warp = warp % 2 * (16 * kParts), rows_of_warp = warp / 2 * kRowsOfWarp;
   const int piece = k / kChunks;
   const int first = kPiecesApart ? static_cast<int>(blockIdx.z) * piece : 0, length = kPiecesApart ? piece : k;
   const int blocks = (length + kDepth - 1) / kDepth;
-  const auto load = [&](int block) {
+  const auto load_weights = [&](int block) {
+    if (block >= blocks) return;
+    E* stage = shared + block % Shape::kStages * Shape::kStage;
+    const int from = first + block * kDepth, columns = length - block * kDepth;
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      E* w = stage + plane * kOutputs * kStride;
+#pragma unroll
+      for (int at = threadIdx.x; at < kOutputs * 8; at += Shape::kThreads) {
+        const int r = at / 8, c = at % 8 * 8;
+        if (kPiecesApart && c >= columns) continue;
+        CopyAsync(w + r * kStride + c, weight + plane * weight_plane + static_cast<int64_t>(j0 + r) * k + from + c);
+      }
+    }
+  };
+  const auto load_rows = [&](int block) {
     if (block < blocks) {
-      __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
+      E* stage = shared + block % Shape::kStages * Shape::kStage;
       const int from = first + block * kDepth, columns = length - block * kDepth;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
-        __nv_bfloat16* w = stage + plane * kOutputs * kStride;
-        __nv_bfloat16* in = stage + Shape::kRowsAt + plane * kTileRows * kStride;
-#pragma unroll
-        for (int at = threadIdx.x; at < kOutputs * 8; at += Shape::kThreads) {
-          const int r = at / 8, c = at % 8 * 8;
-          if (kPiecesApart && c >= columns) continue;
-          CopyAsync(w + r * kStride + c, weight + plane * weight_plane + static_cast<int64_t>(j0 + r) * k + from + c);
-        }
+        E* in = stage + Shape::kRowsAt + plane * kTileRows * kStride;
 #pragma unroll
         for (int at = threadIdx.x; at < kTileRows * 8; at += Shape::kThreads) {
           const int r = at / 8, c = at % 8 * 8;
@@ -178,12 +187,17 @@ __global__ void __launch_bounds__(Shape::kThreads)
   // Where this lane's part of ldmatrix begins: weights as [16 outputs][16], rows as two tiles of [8 rows][16].
   const int w_at = (outputs_of_warp + lane % 16) * kStride + lane / 16 * 8;
   const int in_at = Shape::kRowsAt + (rows_of_warp + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
-  for (int i = 0; i < Shape::kStages - 1; ++i) load(i);
+  // Weights do not depend on the kernel before.
+  for (int i = 0; i < Shape::kStages - 1; ++i) load_weights(i);
+  AwaitPrevious();
+  LetNextBegin();
+  for (int i = 0; i < Shape::kStages - 1; ++i) load_rows(i);
   for (int block = 0; block < blocks; ++block) {
     asm volatile("cp.async.wait_group %0;" ::"n"(Shape::kStages - 2));
     __syncthreads();
-    load(block + Shape::kStages - 1);
-    const __nv_bfloat16* stage = shared + block % Shape::kStages * Shape::kStage;
+    load_weights(block + Shape::kStages - 1);
+    load_rows(block + Shape::kStages - 1);
+    const E* stage = shared + block % Shape::kStages * Shape::kStage;
 #pragma unroll
     for (int i = 0; i < kDepth; i += 16) {
       if (kPiecesApart && block * kDepth + i >= length) break;
@@ -205,7 +219,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
 #pragma unroll
           for (int tile = 0; tile < 4; ++tile) {
             const uint32_t* pair = b[plane_b][tile / 2] + tile % 2 * 2;
-            MultiplyAdd(sum[part][tile], a[plane_a][part], pair[0], pair[1]);
+            MultiplyAdd<E>(sum[part][tile], a[plane_a][part], pair[0], pair[1]);
           }
         }
       };
@@ -295,7 +309,7 @@ void RunFloat(const Linear& linear, const LinearCall& call, cudaStream_t stream)
 }
 
 template <typename Shape, typename T>
-void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+void LaunchManyRows(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx,
                     const Epilogue<T>& epilogue, cudaStream_t stream) {
   const auto kernel = LinearManyRows<Shape, T>;
   static const cudaError_t raised =
@@ -308,13 +322,17 @@ void LaunchManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plan
   config.blockDim = Shape::kThreads;
   config.dynamicSmemBytes = Shape::kShared;
   config.stream = stream;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = cluster.val.clusterDim.y = 1;
-  cluster.val.clusterDim.z = kChunks;
-  config.attrs = &cluster;
-  config.numAttrs = Shape::kPiecesApart ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, static_cast<const __nv_bfloat16*>(linear.weight), linear.plane, x,
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (CanChain()) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (Shape::kPiecesApart) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {1, 1, kChunks};
+  }
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, static_cast<const WeightOf<T>*>(linear.weight), linear.plane, x,
                                x_plane, ldx, linear.k, epilogue),
             "launching a matrix product");
 }
@@ -327,15 +345,15 @@ template <int kPlanes>
 constexpr int kBlocksApart = kPlanes == 1 ? 6 * 132 : 3 * 132;
 
 template <int kPlanes, typename T>
-void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<T>& epilogue, int spare, cudaStream_t stream) {
+void RunManyRows(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
+                 const LinearCall& call, cudaStream_t stream) {
   const auto tiles = [&](int rows) { return Ceil(epilogue.rows, rows) * Ceil(linear.n, 64); };
   const auto launch = [&](auto shape) { LaunchManyRows<decltype(shape)>(linear, x, x_plane, ldx, epilogue, stream); };
   const auto apart = [&](int rows) { return HasClusters() && tiles(rows) * kChunks <= kBlocksApart<kPlanes>; };
   // Pieces side by side pay where there are few tiles with much to sum (measured on an H200).
   const bool wgmma = HasWgmma() && (linear.k < 1024 || tiles(64) * kPlanes >= 36);
   if (wgmma) {
-    LinearWgmma(linear, x, x_plane, ldx, epilogue, spare, stream);
+    LinearWgmma(linear, x, x_plane, ldx, epilogue, call.spare, call.tickets, stream);
   } else if (kPlanes == 1 && epilogue.rows <= 96 && apart(96)) {
     launch(ManyRows<1, 96, true>());  // a refill beside a column is 65 rows and some
   } else if (apart(64)) {
@@ -347,23 +365,24 @@ void RunManyRows(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
   }
 }
 
-void RunBfloat16(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
-  const auto* weight = static_cast<const __nv_bfloat16*>(linear.weight);
-  const auto* x = static_cast<const __nv_bfloat16*>(call.x);
-  const Epilogue<__nv_bfloat16> epilogue = EpilogueOf<__nv_bfloat16>(linear, call);
+template <typename E>
+void RunShort(const Linear& linear, const LinearCall& call, cudaStream_t stream) {
+  const auto* weight = static_cast<const E*>(linear.weight);
+  const auto* x = static_cast<const E*>(call.x);
+  const Epilogue<E> epilogue = EpilogueOf<E>(linear, call);
   const auto few = [&](auto kernel, int tiles) {
     const dim3 grid(Ceil(linear.n, 16), Ceil(call.rows, 8 * tiles));
     LaunchChained(kernel, grid, kChunks * kWarp, 0, stream, "launching a matrix product", weight, x, call.ldx, linear.k,
                   epilogue);
   };
   if (call.rows <= 8) {
-    few(LinearFewRows<1>, 1);
+    few(LinearFewRows<1, E>, 1);
   } else if (call.rows <= 16) {
-    few(LinearFewRows<2>, 2);
-  } else if (call.rows <= 32) {
-    few(LinearFewRows<4>, 4);
+    few(LinearFewRows<2, E>, 2);
+  } else if (call.rows <= kMaxFewRows) {
+    few(LinearFewRows<4, E>, 4);
   } else {
-    RunManyRows<1>(linear, x, 0, call.ldx, epilogue, call.spare, stream);
+    RunManyRows<1>(linear, x, 0, call.ldx, epilogue, call, stream);
   }
 }
 
@@ -380,13 +399,15 @@ void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream)
     few(LinearFewRowsSplit<1>, 1);
   } else if (call.rows <= 16) {
     few(LinearFewRowsSplit<2>, 2);
-  } else if (call.rows <= 32) {
+  } else if (call.rows <= kMaxFewRows) {
     few(LinearFewRowsSplit<4>, 4);
+  } else if (call.split.high != nullptr) {
+    RunManyRows<2>(linear, call.split.high, call.split.plane, call.ldx, epilogue, call, stream);
   } else {
     auto* planes = static_cast<__nv_bfloat16*>(call.scratch);
     const int64_t plane = static_cast<int64_t>(call.rows) * linear.k;
     LaunchChained(SplitKernel, call.rows, 256, 0, stream, "launching a split", x, call.ldx, linear.k, planes, plane);
-    RunManyRows<2>(linear, planes, plane, linear.k, epilogue, call.spare, stream);
+    RunManyRows<2>(linear, planes, plane, linear.k, epilogue, call, stream);
   }
 }
 
@@ -419,8 +440,10 @@ void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream
     RunFloat(linear, call, stream);
   } else if (linear.type == Type::kSplit) {
     RunSplit(linear, call, stream);
+  } else if (linear.type == Type::kFloat16) {
+    RunShort<__half>(linear, call, stream);
   } else {
-    RunBfloat16(linear, call, stream);
+    RunShort<__nv_bfloat16>(linear, call, stream);
   }
   CheckCuda(cudaGetLastError(), "launching a matrix product");
 }

@@ -39,8 +39,17 @@ struct WgmmaShape {
   static constexpr int kPass = kN % 64 == 0 && kBlocks == 1 ? 64 : 32;
   static constexpr int kPassStride = kPass + 8;
   static constexpr int kPassBytes = 16 * kPassStride * 4;
-  static constexpr int kBarriersAt = kStages * kStageBytes + kConsumers * kPassBytes;
-  static constexpr int kShared = kBarriersAt + 2 * kStages * 8;
+  // The widest tile is left to the tensor memory accelerator, which stores it while the next one is multiplied: boxes
+  // of 64 rows x 128 bytes, swizzled, three a warpgroup, and the tile's biases.
+  static constexpr bool kInBackground = kN == 192;
+  static constexpr int kBoxBytes = 64 * 128, kBoxes = 3, kOutBytes = kBoxes * kBoxBytes;
+  static constexpr int kBiasAt = kStages * kStageBytes + kWarpgroups_ * kOutBytes;
+  static constexpr int kBarriersAt =
+      kInBackground ? kBiasAt + kWarpgroups_ * kN * 4 : kStages * kStageBytes + kConsumers * kPassBytes;
+  // Where many tiles go: small tiles are for products that are over before it matters who takes which.
+  static constexpr bool kTickets = kN > 64;
+  static constexpr int kTilesAt = kBarriersAt + 2 * kStages * 8;  // whose slab a stage has
+  static constexpr int kShared = kTilesAt + kStages * 4;
   static_assert(kBlocks * (kShared + 1024) <= 228 * 1024);
 };
 
@@ -58,7 +67,8 @@ __device__ __forceinline__ void ActivateAll(float4 (&v)[kCount]) {
 template <typename Shape, typename T>
 __device__ __forceinline__ void StorePass(const Epilogue<T>& epilogue, const float* sums, int row, int j) {
   constexpr int kPass = Shape::kPass, kStride = Shape::kPassStride;
-  constexpr int kQuads = kPass / 4, kRowsAtOnce = kWarp / kQuads, kGroup = 4;
+  constexpr int kQuads = kPass / 4, kRowsAtOnce = kWarp / kQuads;
+  constexpr int kGroup = 4;
   const int lane = threadIdx.x % kWarp;
   if (epilogue.ldy % 4 != 0) {  // of rows that are not aligned, neighbouring lanes store neighbouring outputs
 #pragma unroll 4
@@ -121,10 +131,8 @@ __device__ __forceinline__ void StorePass(const Epilogue<T>& epilogue, const flo
       const int64_t at = (row + r) * epilogue.ldy + j;
       if constexpr (sizeof(T) == 2) {
         if (!epilogue.float_output) {
-          const __nv_bfloat162 low = __floats2bfloat162_rn(v[i].x, v[i].y),
-                               high = __floats2bfloat162_rn(v[i].z, v[i].w);
-          *reinterpret_cast<uint2*>(static_cast<T*>(epilogue.y) + at) = {*reinterpret_cast<const uint32_t*>(&low),
-                                                                         *reinterpret_cast<const uint32_t*>(&high)};
+          *reinterpret_cast<uint2*>(static_cast<T*>(epilogue.y) + at) = {PackPair<T>(v[i].x, v[i].y),
+                                                                         PackPair<T>(v[i].z, v[i].w)};
           continue;
         }
       }
@@ -133,17 +141,114 @@ __device__ __forceinline__ void StorePass(const Epilogue<T>& epilogue, const flo
   }
 }
 
+template <Activation kActivation, int kCount>
+__device__ __forceinline__ void ActivateAll(float (&v)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) v[i] = Activate(kActivation, v[i]);
+}
+
+// By a warpgroup: what Epilogue::Store makes of its 64 rows of a tile is on its way from shared memory when this
+// returns. Residuals are added where they are, which must be where the sums go.
+template <typename Shape, typename T>
+__device__ __forceinline__ void StoreInBackground(const Epilogue<T>& epilogue, const CUtensorMap& to,
+                                                  float (&total)[Shape::kN / 2], float2 own_bias,
+                                                  std::byte* wgmma_shared, int row, int j0) {
+  constexpr int kN = Shape::kN;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int thread = threadIdx.x % 128, group = threadIdx.x / 128;
+  std::byte* const boxes = wgmma_shared + Shape::kStages * Shape::kStageBytes + group * Shape::kOutBytes;
+  float* const bias = reinterpret_cast<float*>(wgmma_shared + Shape::kBiasAt) + group * kN;
+  const auto sync = [&] { SyncSome(1 + group, 128); };
+  if (thread == 0) AwaitStoresRead();  // of the tile before
+  bias[thread] = own_bias.x;
+  if (thread < kN - 128) bias[128 + thread] = own_bias.y;
+  sync();
+  if (epilogue.bias != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kN / 8; ++i) {
+      const float2 b = *reinterpret_cast<const float2*>(bias + 8 * i + 2 * t);
+      total[4 * i] += b.x;
+      total[4 * i + 1] += b.y;
+      total[4 * i + 2] += b.x;
+      total[4 * i + 3] += b.y;
+    }
+  }
+  switch (epilogue.activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kGelu:
+      ActivateAll<Activation::kGelu>(total);
+      break;
+    case Activation::kRelu:
+      ActivateAll<Activation::kRelu>(total);
+      break;
+    case Activation::kSoftplus:
+      ActivateAll<Activation::kSoftplus>(total);
+      break;
+  }
+  // Of a box, 16 bytes of a row lie where 128-byte swizzle has them; the thread's rows are g and g + 8 of its
+  // warp's 16.
+  std::byte* const own = boxes + (thread / kWarp * 16 + g) * 128;
+  const auto chunk = [&](int box, int which) { return own + box * Shape::kBoxBytes + ((which ^ g) << 4); };
+  const auto send = [&](int columns, int from) {
+    FenceForCopies();
+    sync();
+    if (thread != 0) return;
+#pragma unroll
+    for (int box = 0; box < Shape::kBoxes; ++box) {
+      const int column = j0 + from + box * columns;
+      if (column >= epilogue.n) break;
+      const uint32_t at = SharedAddress(boxes) + box * Shape::kBoxBytes;
+      if (epilogue.residual != nullptr) {
+        AddBox(to, column, row, at);
+      } else {
+        StoreBox(to, column, row, at);
+      }
+    }
+    CommitStores();
+  };
+  if constexpr (sizeof(T) == 2) {
+    if (!epilogue.float_output) {
+#pragma unroll
+      for (int i = 0; i < kN / 8; ++i) {  // 8 outputs are 16 bytes
+        std::byte* const at = chunk(i / 8, i % 8) + 4 * t;
+        *reinterpret_cast<uint32_t*>(at) = PackPair<T>(total[4 * i], total[4 * i + 1]);
+        *reinterpret_cast<uint32_t*>(at + 8 * 128) = PackPair<T>(total[4 * i + 2], total[4 * i + 3]);
+      }
+      return send(64, 0);
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (half == 1) {
+      if (thread == 0) AwaitStoresRead();
+      sync();
+    }
+#pragma unroll
+    for (int i = 0; i < kN / 16; ++i) {  // 8 outputs are 32 bytes
+      const float* from = total + half * (kN / 4) + 4 * i;
+      std::byte* const at = chunk(i / 4, i % 4 * 2 + t / 2) + t % 2 * 8;
+      *reinterpret_cast<float2*>(at) = {from[0], from[1]};
+      *reinterpret_cast<float2*>(at + 8 * 128) = {from[2], from[3]};
+    }
+    send(32, half * (kN / 2));
+  }
+}
+
 // Blocks take tiles by turns, the tiles of the same outputs one after the other: blocks that run together share
-// weights.
+// weights. With `tickets`, a counter that is zero before and after, a block takes its next tile when it is done with
+// one, so that blocks that find no multiprocessor at once hold nothing up.
 template <typename Shape, typename T>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    LinearWgmmaKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x, int k,
-                      Epilogue<T> epilogue) {
+    LinearWgmmaKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
+                      const __grid_constant__ CUtensorMap to, int k, uint32_t* tickets, Epilogue<T> epilogue) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using E = WeightOf<T>;
   constexpr int kPlanes = Shape::kPlanes, kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
   extern __shared__ __align__(1024) std::byte wgmma_shared[];  // the swizzle wants the 1024
   const uint32_t stages = SharedAddress(wgmma_shared);
   const uint32_t full = stages + Shape::kBarriersAt, empty = full + kStages * 8;
+  int* const tile_of = reinterpret_cast<int*>(wgmma_shared + Shape::kTilesAt);  // of a stage
   const int lane = threadIdx.x % kWarp, warp = __shfl_sync(0xffffffff, threadIdx.x / kWarp, 0);
   const int row_tiles = (epilogue.rows + kM - 1) / kM, tiles = row_tiles * ((epilogue.n + kN - 1) / kN);
   if (threadIdx.x == 0) {
@@ -169,26 +274,41 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     if constexpr (Shape::kGiveRegisters) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (warp == Shape::kConsumers && lane == 0) {
       // Weights do not depend on the kernel before.
-      const auto load_weights = [&](int to, int from, int j0) {
+      const auto load_weights = [&](int to, int from, int tile) {
+        if constexpr (Shape::kTickets) tile_of[to] = tile;
         ArriveExpecting(full + to * 8, Shape::kStageBytes);
-        LoadBox(stages + to * Shape::kStageBytes + Shape::kRowsBytes, weight, from, j0, full + to * 8);
+        LoadBox(stages + to * Shape::kStageBytes + Shape::kRowsBytes, weight, from, tile / row_tiles * kN,
+                full + to * 8);
       };
-      const int ahead = static_cast<int>(blockIdx.x) < tiles ? min(kStages, (k + kSlab - 1) / kSlab) : 0;
-      for (int i = 0; i < ahead; ++i) load_weights(i, i * kSlab, static_cast<int>(blockIdx.x) / row_tiles * kN);
+      const int ahead = min(kStages, (k + kSlab - 1) / kSlab);
+      for (int i = 0; i < ahead; ++i) load_weights(i, i * kSlab, blockIdx.x);
       AwaitPrevious();
-      int loaded = ahead;
-      for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const int row0 = tile % row_tiles * kM, j0 = tile / row_tiles * kN;
+      int loaded = ahead, tile = blockIdx.x;
+      while (tile < tiles) {
+        uint32_t ticket = 0;
+        if (Shape::kTickets && tickets != nullptr) ticket = atomicAdd(tickets, 1);
+        const int row0 = tile % row_tiles * kM;
         for (int from = 0; from < k; from += kSlab) {
           WaitFor(empty + stage * 8, parity ^ 1);  // at first at once: the phase before the first one is over
           if (loaded > 0) {
             --loaded;
           } else {
-            load_weights(stage, from, j0);
+            load_weights(stage, from, tile);
           }
           LoadBox(stages + stage * Shape::kStageBytes, x, from, row0, full + stage * 8);
           advance();
         }
+        // The tiles that blocks begin with take no ticket, and each block takes one that is too high.
+        if (Shape::kTickets && tickets != nullptr) {
+          if (ticket + 1 == static_cast<uint32_t>(tiles)) *tickets = 0;
+          tile = static_cast<int>(ticket);
+        }
+        tile += static_cast<int>(gridDim.x);
+      }
+      if constexpr (Shape::kTickets) {
+        WaitFor(empty + stage * 8, parity ^ 1);
+        tile_of[stage] = tiles;
+        Arrive(full + stage * 8);
       }
     }
   } else {
@@ -200,10 +320,21 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     const auto release = [&](int which) {
       if (lane == 0) Arrive(empty + which * 8);
     };
-    float sum[kN / 2] = {};
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      float total[kN / 2] = {};
+    const auto next_of = [&](int tile) {
+      if constexpr (!Shape::kTickets) return tile + static_cast<int>(gridDim.x);
+      WaitFor(full + stage * 8, parity);
+      return tile_of[stage];
+    };
+    for (int tile = blockIdx.x; tile < tiles; tile = next_of(tile)) {
+      float sum[kN / 2] = {}, total[kN / 2] = {};
       int left = steps, add = 0, last = -1;
+      float2 own_bias = {};
+      if constexpr (Shape::kInBackground) {
+        const int j = tile / row_tiles * kN + static_cast<int>(threadIdx.x) % 128;
+        if (epilogue.bias != nullptr) {
+          own_bias = {epilogue.bias[min(j, epilogue.n - 1)], epilogue.bias[min(j + 128, epilogue.n - 1)]};
+        }
+      }
       for (int from = 0; from < k; from += kSlab) {
         WaitFor(full + stage * 8, parity);
         const uint32_t rows_at = stages + stage * Shape::kStageBytes;
@@ -214,10 +345,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
         FenceWgmma();
 #pragma unroll
         for (int i = 0; i < kSlab / 16; ++i) {
-          WgmmaStep(sum, a + 2 * i, b + 2 * i, add);
+          WgmmaStep<E>(sum, a + 2 * i, b + 2 * i, add);
           if constexpr (kPlanes == 2) {
-            WgmmaStep(sum, a + kLowRows + 2 * i, b + 2 * i, 1);
-            WgmmaStep(sum, a + 2 * i, b + kLowWeights + 2 * i, 1);
+            WgmmaStep<E>(sum, a + kLowRows + 2 * i, b + 2 * i, 1);
+            WgmmaStep<E>(sum, a + 2 * i, b + kLowWeights + 2 * i, 1);
           }
           add = 1;
           if (--left == 0) {  // the end of the piece
@@ -242,20 +373,25 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       Pin(sum);
       release(last);
       const int row = tile % row_tiles * kM + warp * 16, j0 = tile / row_tiles * kN;
+      if constexpr (Shape::kInBackground) {
+        StoreInBackground<Shape>(epilogue, to, total, own_bias, wgmma_shared, row - warp % 4 * 16, j0);
+      } else {
 #pragma unroll
-      for (int column = 0; column < kN; column += Shape::kPass) {
-        __syncwarp();  // the pass before has been read
+        for (int column = 0; column < kN; column += Shape::kPass) {
+          __syncwarp();  // the pass before has been read
 #pragma unroll
-        for (int i = 0; i < Shape::kPass; i += 8) {
-          const float* from = total + (column + i) / 2;
-          float* to = own + g * Shape::kPassStride + i + 2 * t;
-          *reinterpret_cast<float2*>(to) = {from[0], from[1]};
-          *reinterpret_cast<float2*>(to + 8 * Shape::kPassStride) = {from[2], from[3]};
+          for (int i = 0; i < Shape::kPass; i += 8) {
+            const float* from = total + (column + i) / 2;
+            float* to_pass = own + g * Shape::kPassStride + i + 2 * t;
+            *reinterpret_cast<float2*>(to_pass) = {from[0], from[1]};
+            *reinterpret_cast<float2*>(to_pass + 8 * Shape::kPassStride) = {from[2], from[3]};
+          }
+          __syncwarp();
+          StorePass<Shape>(epilogue, own, row, j0 + column);
         }
-        __syncwarp();
-        StorePass<Shape>(epilogue, own, row, j0 + column);
       }
     }
+    if (Shape::kInBackground && threadIdx.x % 128 == 0) AwaitStores();
   }
 #endif
 }
@@ -297,9 +433,14 @@ const WgmmaDevice& GetWgmmaDevice() {
   return found;
 }
 
+template <typename E>
+constexpr CUtensorMapDataType kMapType =
+    kIsHalf<E> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+
 // Of planes [rows, k] with rows `ld` elements apart, for boxes [planes][box_rows][kSlab]. What a box has past the last
 // row is zeros.
-CUtensorMap MapOf(const __nv_bfloat16* data, int k, int rows, int64_t ld, int planes, int64_t plane, int box_rows) {
+template <typename E>
+CUtensorMap MapOf(const E* data, int k, int rows, int64_t ld, int planes, int64_t plane, int box_rows) {
   CUtensorMap map;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows),
                               static_cast<cuuint64_t>(planes)};
@@ -307,28 +448,52 @@ CUtensorMap MapOf(const __nv_bfloat16* data, int k, int rows, int64_t ld, int pl
   const cuuint64_t strides[] = {stride, planes > 1 ? static_cast<cuuint64_t>(plane) * 2 : stride * sizes[1]};  // bytes
   const cuuint32_t box[] = {kSlab, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(planes)};
   const cuuint32_t steps[] = {1, 1, 1};
-  const CUresult made =
-      GetWgmmaDevice().encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<__nv_bfloat16*>(data), sizes,
-                              strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                              CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult made = GetWgmmaDevice().encode(&map, kMapType<E>, 3, const_cast<E*>(data), sizes, strides, box, steps,
+                                                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   CheckCuda(made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "making a tensor map");
   return map;
 }
 
+// Of the outputs [rows, n], for boxes of 64 rows and 128 bytes.
+template <typename T>
+CUtensorMap MapOfOutputs(const Epilogue<T>& epilogue) {
+  CUtensorMap map;
+  const bool floats = sizeof(T) == 4 || epilogue.float_output;
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(epilogue.n), static_cast<cuuint64_t>(epilogue.rows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(epilogue.ldy) * (floats ? 4 : 2)};  // bytes
+  const cuuint32_t box[] = {floats ? 32u : 64u, 64}, steps[] = {1, 1};
+  const CUresult made =
+      GetWgmmaDevice().encode(&map, floats ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : kMapType<T>, 2, epilogue.y, sizes,
+                              strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                              CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CheckCuda(made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "making a tensor map");
+  return map;
+}
+// Whether StoreInBackground does what Epilogue::Store does.
+template <typename T>
+bool CanStoreInBackground(const Epilogue<T>& epilogue) {
+  const bool floats = sizeof(T) == 4 || epilogue.float_output;
+  return epilogue.ldy % (floats ? 4 : 8) == 0 && reinterpret_cast<uintptr_t>(epilogue.y) % 16 == 0 &&
+         (epilogue.residual == nullptr || (floats && epilogue.residual == epilogue.y));
+}
+
 template <typename Shape, typename T>
-void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<T>& epilogue, int spare, cudaStream_t stream) {
+void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
+                 int spare, uint32_t* tickets, cudaStream_t stream) {
   const auto kernel = LinearWgmmaKernel<Shape, T>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
   CheckCuda(raised, "raising the shared memory of LinearWgmma");
-  const CUtensorMap weight_map = MapOf(static_cast<const __nv_bfloat16*>(linear.weight), linear.k, linear.n, linear.k,
+  const CUtensorMap weight_map = MapOf(static_cast<const WeightOf<T>*>(linear.weight), linear.k, linear.n, linear.k,
                                        Shape::kPlanes, linear.plane, Shape::kN);
   const CUtensorMap x_map = MapOf(x, linear.k, epilogue.rows, ldx, Shape::kPlanes, x_plane, Shape::kM);
+  CUtensorMap to = {};
+  if constexpr (Shape::kInBackground) to = MapOfOutputs(epilogue);
   const int tiles = DivideUp(epilogue.rows, Shape::kM) * DivideUp(linear.n, Shape::kN);
   const int blocks = std::min(tiles, (GetWgmmaDevice().multiprocessors - spare) * Shape::kBlocks);
   LaunchChained(kernel, blocks, Shape::kThreads, Shape::kShared, stream, "launching a matrix product", weight_map,
-                x_map, linear.k, epilogue);
+                x_map, to, linear.k, tiles > blocks ? tickets : nullptr, epilogue);
 }
 
 // Rows x outputs that a block makes at a time. Of the smallest tiles three share a multiprocessor, or two, or one has
@@ -336,7 +501,7 @@ void LaunchWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
 enum class WgmmaTile { k64x64Alone, k64x64Pairs, k64x64, k64x128, k128x128, k128x192 };
 
 // The tile by which the busiest multiprocessor has least to do.
-WgmmaTile ChooseTile(int rows, int n, int multiprocessors) {
+WgmmaTile ChooseTile(int rows, int n, int multiprocessors, bool in_background) {
   struct Candidate {
     WgmmaTile tile;
     int m, n;
@@ -353,21 +518,19 @@ WgmmaTile ChooseTile(int rows, int n, int multiprocessors) {
     const int of_busiest = DivideUp(tiles(candidate.m, candidate.n), multiprocessors);
     return static_cast<float>(of_busiest * candidate.m * candidate.n) * candidate.cost;
   };
-  return std::min_element(std::begin(kCandidates), std::end(kCandidates),
+  return std::min_element(std::begin(kCandidates) + (in_background ? 0 : 1), std::end(kCandidates),
                           [&](const Candidate& a, const Candidate& b) { return cost(a) < cost(b); })
       ->tile;
 }
 
-}  // namespace
-
-bool HasWgmma() { return GetWgmmaDevice().encode != nullptr; }
-
-void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<__nv_bfloat16>& epilogue, int spare, cudaStream_t stream) {
+template <typename E>
+void LaunchShort(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx, const Epilogue<E>& epilogue, int spare,
+                 uint32_t* tickets, cudaStream_t stream) {
   const auto launch = [&](auto shape) {
-    LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, stream);
+    LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   };
-  switch (ChooseTile(epilogue.rows, linear.n, GetWgmmaDevice().multiprocessors - spare)) {
+  switch (
+      ChooseTile(epilogue.rows, linear.n, GetWgmmaDevice().multiprocessors - spare, CanStoreInBackground(epilogue))) {
     case WgmmaTile::k64x64Alone:
       return launch(WgmmaShape<1, 1, 64, 11, 1>());
     case WgmmaTile::k64x64Pairs:
@@ -383,13 +546,27 @@ void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, 
   }
 }
 
+}  // namespace
+
+bool HasWgmma() { return GetWgmmaDevice().encode != nullptr; }
+
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
-                 const Epilogue<float>& epilogue, int spare, cudaStream_t stream) {
+                 const Epilogue<__nv_bfloat16>& epilogue, int spare, uint32_t* tickets, cudaStream_t stream) {
+  LaunchShort(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+}
+
+void LinearWgmma(const Linear& linear, const __half* x, int64_t x_plane, int64_t ldx, const Epilogue<__half>& epilogue,
+                 int spare, uint32_t* tickets, cudaStream_t stream) {
+  LaunchShort(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+}
+
+void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
+                 const Epilogue<float>& epilogue, int spare, uint32_t* tickets, cudaStream_t stream) {
   const int tiles = DivideUp(epilogue.rows, 64) * DivideUp(linear.n, 64);
   if (tiles <= GetWgmmaDevice().multiprocessors - spare) {
-    LaunchWgmma<WgmmaShape<2, 1, 64, 6, 1>>(linear, x, x_plane, ldx, epilogue, spare, stream);
+    LaunchWgmma<WgmmaShape<2, 1, 64, 6, 1>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   } else {
-    LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, stream);
+    LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   }
 }
 

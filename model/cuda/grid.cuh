@@ -94,7 +94,7 @@ class WeightRing {
       cursor_ = at + bytes;
       auto held = ahead(j0);
       AwaitCopies(full_ + used_ % kJobs, static_cast<uint32_t>(used_ / kJobs) & 1);
-      with(j0, reinterpret_cast<const __nv_bfloat16*>(memory_ + at), held);
+      with(j0, memory_ + at, held);
       __syncthreads();
       ++used_;
       // The barriers between products come too late where a block has more tasks of one product than the ring holds.
@@ -118,8 +118,8 @@ class WeightRing {
       if (issuer == 0 && lane == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
       const int row = issuer + lane * kIssuers;
       if (row < rows) {
-        const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(linear.weight) + row / 16 * linear.plane +
-                                    static_cast<int64_t>(next_j0_ + row % 16) * linear.k;
+        const std::byte* from = static_cast<const std::byte*>(linear.weight) +
+                                2 * (row / 16 * linear.plane + static_cast<int64_t>(next_j0_ + row % 16) * linear.k);
         CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
       }
       head_ = static_cast<uint32_t>(at) + bytes;
@@ -185,9 +185,10 @@ __device__ __forceinline__ void GridProduct(Ring& ring, const Linear& linear, co
         });
         return held;
       },
-      [&](int j0, const __nv_bfloat16* weight, Held held) {
+      [&](int j0, const std::byte* weight, Held held) {
         float sum[kTiles][4] = {};
-        SumPieceOfShared<kTiles>(weight, linear.k + kRingPad, linear.k, x, ldx, rows, sum);
+        SumPieceOfShared<kTiles>(reinterpret_cast<const WeightOf<T>*>(weight), linear.k + kRingPad, linear.k, x, ldx,
+                                 rows, sum);
         AddPieces<kTiles>(pieces, sum, [&](int i, int row, int j, float total) {
           if (row < rows && j0 + j < linear.n) store(row, j0 + j, total, held.of[i]);
         });

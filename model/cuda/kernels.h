@@ -16,7 +16,7 @@
 
 namespace smt::cuda {
 
-inline constexpr int kChunks = 8;  // pieces of a bfloat16 product; float32 has 32
+inline constexpr int kChunks = 8;  // pieces of a product of 16-bit or split numbers; float32 has 32
 inline constexpr int kPad = 128;   // inner dimensions are padded with zeros to a multiple of this
 
 inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) / kPad * kPad); }
@@ -24,20 +24,28 @@ inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) 
 void CheckCuda(cudaError_t error, const char* what);
 
 // kSplit, of weights only: float32 as the sum of two bfloat16, 2^-17 from it, for rows of float32.
-enum class Type { kFloat32, kBfloat16, kSplit };
-inline constexpr int SizeOf(Type type) { return type == Type::kBfloat16 ? 2 : 4; }
+enum class Type { kFloat32, kBfloat16, kFloat16, kSplit };
+inline constexpr bool IsShort(Type type) { return type == Type::kBfloat16 || type == Type::kFloat16; }
+inline constexpr int SizeOf(Type type) { return IsShort(type) ? 2 : 4; }
 
 enum class Activation { kNone, kGelu, kRelu, kSoftplus };
 
 // y[r, j] = act(sum_k x[r, k] w[j, k] + bias[j]) + residual[r, j]
 struct Linear {
   Type type = Type::kFloat32;  // of the weights and of x; sums are float32
-  // bfloat16: [ceil64(n), Padded(k)]; split: two such planes; float32: [Padded(k), ceil32(n)] (k-major)
+  // bfloat16, float16: [ceil64(n), Padded(k)]; split: two such planes; float32: [Padded(k), ceil32(n)] (k-major)
   const void* weight = nullptr;
   const float* bias = nullptr;  // or null
   int n = 0, k = 0;             // outputs; Padded inputs
   int64_t plane = 0;            // split: elements from the high to the low plane
 };
+// float32 rows as the sum of two bfloat16, as products of many rows with split weights want them: [rows, ld] twice,
+// `plane` elements apart. Null: not there.
+struct SplitRows {
+  __nv_bfloat16* high = nullptr;
+  int64_t plane = 0;
+};
+inline constexpr int kMaxFewRows = 32;  // products of up to so many rows split them on their way
 struct LinearCall {
   const void* x;  // [rows, ldx] of the weights' type; columns from k on are zero
   int64_t ldx;
@@ -49,6 +57,10 @@ struct LinearCall {
   Activation activation;
   void* scratch;  // split: room for rows x Padded(k) float32
   int spare = 0;  // multiprocessors that are better left to others
+  // A counter in device memory, zero at first, of calls on one stream: by it blocks share many tiles as they come.
+  uint32_t* tickets = nullptr;
+  // If there, more than kMaxFewRows rows come from here, and neither x nor scratch is used.
+  SplitRows split = {};
 };
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);
 
@@ -89,7 +101,7 @@ struct SlotMemory {  // per-session state in device memory
   int64_t memory_at, conv_at, state_at;  // bytes
 };
 
-// x[r, :d] = (memory vector or embedding) + position, float32. In bfloat16 the memory vector is rounded first.
+// x[r, :d] = (memory vector or embedding) + position, float32. Beside a `type` of 16 bits the first is rounded to it.
 void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
                const IdRings& rings, const void* embeddings, int64_t ld_embeddings, const float* positions, int d,
                float* x, int64_t ldx, cudaStream_t stream);
@@ -97,6 +109,9 @@ void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const
 // begin on 16 bytes.
 void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
                const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream);
+// RMSNorm of every row, split.
+void NormalizeSplit(const float* x, int64_t ldx, int rows, int d, const float* weight, float epsilon,
+                    const SplitRows& y, int64_t ldy, cudaStream_t stream);
 // to[i] = from[order[i]], rows of ld elements.
 void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
                 cudaStream_t stream);
@@ -167,11 +182,19 @@ void PushMemory(const Pooling& pooling, const float* output, int64_t ld, cudaStr
 struct MambaShape {
   int d_inner, d_state, d_conv, dt_rank;
 };
+// `split`: the same values once more.
 void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
-               const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream);
+               const float* weight, const float* bias, float* y, int64_t ld, const SplitRows& split,
+               cudaStream_t stream);
+// Into y, or into `split` where that is there.
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,
                int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
-               const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream);
+               const float* xz, int64_t ld_xz, float* y, int64_t ld, const SplitRows& split, cudaStream_t stream);
+// dt_proj, softplus and MambaScan in one kernel, into y. `parameters`: a row's are dt's, then B and C.
+bool CanRunMambaStep(const Linear& dt_proj, const MambaShape& shape);
+void MambaStep(const Pooling& writes, const MambaShape& shape, int layer, const Linear& dt_proj, const float* x,
+               int64_t ld_x, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
+               const float* xz, int64_t ld_xz, const SplitRows& y, int64_t ld, cudaStream_t stream);
 // The simple SSM's step before its output product: h = decay h + u, hidden = h, x = x + skip x.
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);
@@ -190,7 +213,7 @@ struct Arrivals {   // of blocks; the kernels of one stream share it
   uint32_t base;    // what `count` holds before this kernel; the launchers advance it
 };
 struct WindowPass {
-  const BlockWeights* blocks;  // [layers] in device memory; bfloat16
+  const BlockWeights* blocks;  // [layers] in device memory; of the cache's type
   int layers;
   Norm norm_f;
   float epsilon;
@@ -208,9 +231,9 @@ struct WindowPass {
   Cache cache;
   bool keep_tokens;
   int heads, n;
-  float scale;          // GroupScale
-  float *x, *x_wanted;  // [rows, ld]
-  __nv_bfloat16 *normed, *qkv, *attended, *inner, *outputs;
+  float scale;                                      // GroupScale
+  float *x, *x_wanted;                              // [rows, ld]
+  void *normed, *qkv, *attended, *inner, *outputs;  // of the cache's type
   int64_t ld, ld_qkv, ld_inner;
   size_t work_bytes, ring_bytes;  // the launcher's
 };

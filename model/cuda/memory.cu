@@ -62,7 +62,7 @@ __global__ void PushKernel(Pooling p, const float* __restrict__ output, int64_t 
 
 __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ xz, int64_t ld_xz,
                            const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
-                           int64_t ld) {
+                           int64_t ld, SplitRows split) {
   AwaitPrevious();
   LetNextBegin();
   const int channel = blockIdx.y * blockDim.x + threadIdx.x;
@@ -70,13 +70,17 @@ __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* 
   const int32_t slot = p.writes[blockIdx.x].slot;
   ConvChannel conv;
   conv.Load(p, shape, layer, slot, channel, weight, bias);
-  y[blockIdx.x * ld + channel] = conv.Run(p, shape, layer, slot, channel, weight, xz[blockIdx.x * ld_xz + channel]);
+  const float value = conv.Run(p, shape, layer, slot, channel, weight, xz[blockIdx.x * ld_xz + channel]);
+  const int64_t at = blockIdx.x * ld + channel;
+  y[at] = value;
+  if (split.high != nullptr) SplitOne(value, split.high[at], split.high[split.plane + at]);
 }
 
 __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ x, int64_t ld_x,
                            const float* __restrict__ dt, int64_t ld_dt, const float* __restrict__ parameters,
                            int64_t ld_parameters, const float* __restrict__ a, const float* __restrict__ skip,
-                           const float* __restrict__ xz, int64_t ld_xz, float* __restrict__ y, int64_t ld) {
+                           const float* __restrict__ xz, int64_t ld_xz, float* __restrict__ y, int64_t ld,
+                           SplitRows split) {
   AwaitPrevious();
   LetNextBegin();
   const int channel = blockIdx.y * blockDim.x + threadIdx.x;
@@ -86,7 +90,8 @@ __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* 
   ScanChannel scan;
   scan.Load(p, shape, layer, slot, channel, a, skip, own, x[blockIdx.x * ld_x + channel],
             xz[blockIdx.x * ld_xz + shape.d_inner + channel]);
-  y[blockIdx.x * ld + channel] = scan.Run(p, shape, layer, slot, channel, a, own, dt[blockIdx.x * ld_dt + channel]);
+  const float value = scan.Run(p, shape, layer, slot, channel, a, own, dt[blockIdx.x * ld_dt + channel]);
+  StoreOutput(value, blockIdx.x * ld + channel, y, split);
 }
 
 __global__ void SimpleKernel(Pooling p, int layer, const float* __restrict__ decay, const float* __restrict__ skip,
@@ -146,16 +151,17 @@ void PushMemory(const Pooling& pooling, const float* output, int64_t ld, cudaStr
 }
 
 void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
-               const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream) {
+               const float* weight, const float* bias, float* y, int64_t ld, const SplitRows& split,
+               cudaStream_t stream) {
   LaunchChained(ConvKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's convolution",
-                writes, shape, layer, xz, ld_xz, weight, bias, y, ld);
+                writes, shape, layer, xz, ld_xz, weight, bias, y, ld, split);
 }
 
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,
                int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
-               const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream) {
+               const float* xz, int64_t ld_xz, float* y, int64_t ld, const SplitRows& split, cudaStream_t stream) {
   LaunchChained(ScanKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's state update",
-                writes, shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld);
+                writes, shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld, split);
 }
 
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,

@@ -142,6 +142,15 @@ __device__ __forceinline__ float GatedOutput(float sum, float skip, float x, flo
 __device__ __forceinline__ float NextSimpleState(float h, float decay, float u) { return fmaf(decay, h, u); }
 __device__ __forceinline__ float SkipSimple(float x, float skip) { return fmaf(skip, x, x); }
 
+// Into y, or into `split` where that is there.
+__device__ __forceinline__ void StoreOutput(float value, int64_t at, float* y, const SplitRows& split) {
+  if (split.high == nullptr) {
+    y[at] = value;
+  } else {
+    SplitOne(value, split.high[at], split.high[split.plane + at]);
+  }
+}
+
 // A step of one channel's convolution. Load brings what it needs, ahead; only the usual width has that.
 struct ConvChannel {
   Four past, taps;

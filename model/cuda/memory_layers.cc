@@ -6,6 +6,7 @@ namespace smt::cuda {
 
 MemoryLayers::MemoryLayers(const StrideHybridConfig& config, const CudaWeights* weights, int rows, cudaStream_t stream)
     : weights_(*weights),
+      rows_(rows),
       d_(static_cast<int>(config.d_model)),
       m_(static_cast<int>(config.m_input_tokens)),
       n_(static_cast<int>(config.n_ssm_outputs)),
@@ -25,8 +26,14 @@ MemoryLayers::MemoryLayers(const StrideHybridConfig& config, const CudaWeights* 
   };
   scores_ = floats(n_ + m_);
   for (DeviceMemory* each : {&x_, &normed_, &query_, &key_}) *each = floats(ld_);
-  if (weights_.query.type == Type::kSplit) scratch_ = floats(std::max({ld_, ld_inner_, ld_parameters_}));
+  const bool split = weights_.query.type == Type::kSplit;
+  if (split) tickets_ = DeviceMemory(sizeof(uint32_t));
+  if (split) scratch_ = floats(std::max(ld_, ld_parameters_));
   if (weights_.mamba.empty()) return;
+  if (split) {
+    split_normed_ = floats(ld_);
+    split_inner_ = floats(ld_inner_);
+  }
   xz_ = floats(ld_xz_);
   for (DeviceMemory* each : {&convolved_, &dt_, &scanned_}) *each = floats(ld_inner_);
   parameters_ = floats(ld_parameters_);
@@ -36,7 +43,7 @@ int64_t MemoryLayers::BytesPerRow(const StrideHybridConfig& config) {
   const int64_t ld = Padded(config.d_model), ld_inner = Padded(config.d_inner());
   const int64_t ld_parameters = Padded(config.dt_rank() + 2 * config.ssm.d_state);
   const int64_t columns = config.window() + 4 * ld + Padded(2 * config.d_inner()) + 3 * ld_inner + ld_parameters;
-  return static_cast<int64_t>(sizeof(float)) * (columns + std::max({ld, ld_inner, ld_parameters}));
+  return static_cast<int64_t>(sizeof(float)) * (columns + std::max(ld, ld_parameters) + ld + ld_inner);
 }
 
 Pooling MemoryLayers::Pool(const Write* writes, const int32_t* ids, int count, const SlotMemory& slots) const {
@@ -81,49 +88,69 @@ WritePassCall MemoryLayers::AtOnce(const Pooling& pooling) const {
           .ring_bytes = 0};
 }
 
-void MemoryLayers::Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy,
-                           int rows, const float* residual, Activation activation) {
+void MemoryLayers::Product(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
+                           const float* residual, Activation activation) {
   RunLinear(linear,
-            {.x = x.data(),
-             .ldx = ldx,
+            {.x = x.floats,
+             .ldx = x.ld,
              .rows = rows,
              .y = y.data(),
              .ldy = ldy,
              .float_output = true,
              .residual = residual,
              .activation = activation,
-             .scratch = scratch_.data()},
+             .scratch = scratch_.data(),
+             .tickets = tickets_.as<uint32_t>(),
+             .split = x.split},
             stream_);
 }
 
 void MemoryLayers::RunMambaLayer(const Pooling& pooling, int layer, const Recurrence& recurrence) {
   const MambaWeights& weights = weights_.mamba[static_cast<size_t>(layer)];
   const int count = pooling.count;
-  Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, count, d_, weights.norm, nullptr, epsilon_, normed_.data(),
-            ld_, stream_);
-  Product(weights.in_proj, normed_, ld_, xz_, ld_xz_, count);
+  Rows normed = Floats(normed_, ld_), convolved = Floats(convolved_, ld_inner_), scanned = Floats(scanned_, ld_inner_);
+  const bool split = weights.in_proj.type == Type::kSplit && count > kMaxFewRows;
+  if (split) {
+    const auto parts = [&](const DeviceMemory& memory, int64_t ld) {
+      return SplitRows{memory.as<__nv_bfloat16>(), rows_ * ld};
+    };
+    normed.split = parts(split_normed_, ld_);
+    convolved.split = scanned.split = parts(split_inner_, ld_inner_);  // one is read before the other is made
+    NormalizeSplit(x_.as<float>(), ld_, count, d_, weights.norm, epsilon_, normed.split, ld_, stream_);
+  } else {
+    Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, count, d_, weights.norm, nullptr, epsilon_, normed_.data(),
+              ld_, stream_);
+  }
+  Product(weights.in_proj, normed, xz_, ld_xz_, count);
   recurrence.conv(pooling, shape_, layer, xz_.as<float>(), ld_xz_, weights.conv_weight, weights.conv_bias,
-                  convolved_.as<float>(), ld_inner_, stream_);
-  Product(weights.x_proj, convolved_, ld_inner_, parameters_, ld_parameters_, count);
-  Product(weights.dt_proj, parameters_, ld_parameters_, dt_, ld_inner_, count, nullptr, Activation::kSoftplus);
-  recurrence.scan(pooling, shape_, layer, convolved_.as<float>(), ld_inner_, dt_.as<float>(), ld_inner_,
-                  parameters_.as<float>(), ld_parameters_, weights.a, weights.skip, xz_.as<float>(), ld_xz_,
-                  scanned_.as<float>(), ld_inner_, stream_);
-  Product(weights.out_proj, scanned_, ld_inner_, x_, ld_, count, x_.as<float>());
+                  convolved_.as<float>(), ld_inner_, convolved.split, stream_);
+  Product(weights.x_proj, convolved, parameters_, ld_parameters_, count);
+  if (split && recurrence.step != nullptr && CanRunMambaStep(weights.dt_proj, shape_)) {
+    recurrence.step(pooling, shape_, layer, weights.dt_proj, convolved_.as<float>(), ld_inner_, parameters_.as<float>(),
+                    ld_parameters_, weights.a, weights.skip, xz_.as<float>(), ld_xz_, scanned.split, ld_inner_,
+                    stream_);
+  } else {
+    Product(weights.dt_proj, Floats(parameters_, ld_parameters_), dt_, ld_inner_, count, nullptr,
+            Activation::kSoftplus);
+    recurrence.scan(pooling, shape_, layer, convolved_.as<float>(), ld_inner_, dt_.as<float>(), ld_inner_,
+                    parameters_.as<float>(), ld_parameters_, weights.a, weights.skip, xz_.as<float>(), ld_xz_,
+                    scanned_.as<float>(), ld_inner_, scanned.split, stream_);
+  }
+  Product(weights.out_proj, scanned, x_, ld_, count, x_.as<float>());
 }
 
 void MemoryLayers::RunSimpleLayer(const Pooling& pooling, int layer, const Recurrence& recurrence) {
   const SimpleSsmWeights& weights = weights_.simple[static_cast<size_t>(layer)];
-  Product(weights.in_proj, x_, ld_, normed_, ld_, pooling.count);
+  Product(weights.in_proj, Floats(x_, ld_), normed_, ld_, pooling.count);
   recurrence.simple(pooling, layer, weights.decay, weights.skip, x_.as<float>(), ld_, normed_.as<float>(), ld_,
                     query_.as<float>(), ld_, stream_);
-  Product(weights.out_proj, query_, ld_, x_, ld_, pooling.count, x_.as<float>());
+  Product(weights.out_proj, Floats(query_, ld_), x_, ld_, pooling.count, x_.as<float>());
 }
 
 void MemoryLayers::Run(const Pooling& pooling, float* pool_weights, const Recurrence& recurrence) {
   PoolMean(pooling, normed_.as<float>(), ld_, stream_);
-  Product(weights_.query, normed_, ld_, query_, ld_, pooling.count);
-  Product(weights_.key_transposed, query_, ld_, key_, ld_, pooling.count);
+  Product(weights_.query, Floats(normed_, ld_), query_, ld_, pooling.count);
+  Product(weights_.key_transposed, Floats(query_, ld_), key_, ld_, pooling.count);
   PoolAttend(pooling, key_.as<float>(), ld_, scores_.as<float>(), pool_weights, x_.as<float>(), ld_, stream_);
   for (size_t l = 0; l < weights_.simple.size(); ++l) RunSimpleLayer(pooling, static_cast<int>(l), recurrence);
   for (size_t l = 0; l < weights_.mamba.size(); ++l) RunMambaLayer(pooling, static_cast<int>(l), recurrence);

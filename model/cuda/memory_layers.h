@@ -18,6 +18,7 @@ namespace smt::cuda {
 struct Recurrence {
   decltype(&MambaConv) conv;
   decltype(&MambaScan) scan;
+  decltype(&MambaStep) step;  // dt_proj and scan at once; or null
   decltype(&SimpleSsm) simple;
   decltype(&PushMemory) push;
 };
@@ -42,20 +43,28 @@ class MemoryLayers {
   WritePassCall AtOnce(const Pooling& pooling) const;
 
  private:
-  void Product(const Linear& linear, const DeviceMemory& x, int64_t ldx, const DeviceMemory& y, int64_t ldy, int rows,
+  // Rows between the kernels: float32, or, for many rows of split products, split once where they are made.
+  struct Rows {
+    const float* floats;
+    int64_t ld;
+    SplitRows split;
+  };
+  Rows Floats(const DeviceMemory& memory, int64_t ld) const { return {memory.as<float>(), ld, {}}; }
+  void Product(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
                const float* residual = nullptr, Activation activation = Activation::kNone);
   void RunMambaLayer(const Pooling& pooling, int layer, const Recurrence& recurrence);
   void RunSimpleLayer(const Pooling& pooling, int layer, const Recurrence& recurrence);
 
   const CudaWeights& weights_;
-  const int d_, m_, n_;
+  const int rows_, d_, m_, n_;
   const MambaShape shape_;
   const float epsilon_;
   const cudaStream_t stream_;
   const int64_t ld_, ld_inner_, ld_xz_, ld_parameters_;
   DeviceMemory scores_, x_, normed_, query_, key_;
   DeviceMemory xz_, convolved_, dt_, scanned_, parameters_;
-  DeviceMemory scratch_;
+  DeviceMemory scratch_, tickets_;
+  DeviceMemory split_normed_, split_inner_;
 };
 
 }  // namespace smt::cuda

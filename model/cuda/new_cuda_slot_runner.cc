@@ -15,10 +15,22 @@ namespace smt {
 namespace cuda {
 namespace {
 
+Type WindowType(const CudaSlotRunnerOptions& options) {
+  switch (options.dtype) {
+    case WindowDType::kFloat32:
+      break;
+    case WindowDType::kBfloat16:
+      return Type::kBfloat16;
+    case WindowDType::kFloat16:
+      return Type::kFloat16;
+  }
+  return Type::kFloat32;
+}
+
 // What the weights have left for slots, work area and driver, from the sizes that the passes allocate.
 SlotCapacity CountCapacity(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options) {
   constexpr int64_t kDriver = 256 << 20;  // roundings, graphs, kernels that are loaded when they are first used
-  const int64_t size = options.bfloat16 ? 2 : 4, w = config.window(), d = config.d_model;
+  const int64_t size = SizeOf(WindowType(options)), w = config.window(), d = config.d_model;
   const int64_t ld = Padded(d);
   const int64_t row =
       sizeof(Row) + sizeof(Group) + 8 + 2 * 4 * ld + size * (2 * ld + Padded(3 * d) + Padded(config.mlp_width()));
@@ -57,8 +69,8 @@ absl::StatusOr<std::unique_ptr<SlotRunner>> NewCudaSlotRunner(const StrideHybrid
   }
   try {
     cuda::CheckCuda(cudaSetDevice(options.index), "choosing the device");
-    const cuda::Type type = options.bfloat16 ? cuda::Type::kBfloat16 : cuda::Type::kFloat32;
-    ASSIGN_OR_RETURN(std::unique_ptr<cuda::CudaWeights> weights, cuda::CudaWeights::Load(config, source, type));
+    ASSIGN_OR_RETURN(std::unique_ptr<cuda::CudaWeights> weights,
+                     cuda::CudaWeights::Load(config, source, cuda::WindowType(options)));
     const SlotCapacity capacity = cuda::CountCapacity(config, options);
     CudaSlotRunnerOptions chosen = options;
     ASSIGN_OR_RETURN(chosen.slots, SlotsThatFit(capacity, options.slots, options.fewer_slots));

@@ -18,10 +18,15 @@ constexpr int kConvRows = 8;  // of a thread
 // Grid (ceil(rows / kConvRows), channels).
 __global__ void SequenceConvKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ xz, int64_t ld_xz,
                                    const float* __restrict__ weight, const float* __restrict__ bias,
-                                   float* __restrict__ y, int64_t ld) {
+                                   float* __restrict__ y, int64_t ld, SplitRows split) {
   const int channel = blockIdx.y * blockDim.x + threadIdx.x, row0 = blockIdx.x * kConvRows;
   if (channel >= shape.d_inner) return;
   const float own_bias = bias[channel];
+  const auto store = [&](int row, float value) {
+    const int64_t at = row * ld + channel;
+    y[at] = value;
+    if (split.high != nullptr) SplitOne(value, split.high[at], split.high[split.plane + at]);
+  };
   // The input `lag` rows before `row`, where that is before the session's first row.
   const auto kept = [&](const Write& write, int lag) {
     return ConvChannel::State(p, shape, layer, write.slot, channel)[shape.d_conv + write.before - lag];
@@ -41,20 +46,21 @@ __global__ void SequenceConvKernel(Pooling p, MambaShape shape, int layer, const
       Four now;
 #pragma unroll
       for (int u = 0; u < 4; ++u) now.at[u] = 3 - u <= write.before ? inputs[i + u] : kept(write, 3 - u);
-      y[(row0 + i) * ld + channel] = Convolve(
-          4, own_bias, [&](int u) { return taps.at[u]; }, [&](int u) { return now.at[u]; });
+      store(row0 + i, Convolve(
+                          4, own_bias, [&](int u) { return taps.at[u]; }, [&](int u) { return now.at[u]; }));
     }
     return;
   }
   const float* own_taps = weight + static_cast<int64_t>(channel) * shape.d_conv;
   for (int row = row0; row < min(row0 + kConvRows, p.count); ++row) {
     const Write& write = p.writes[row];
-    y[row * ld + channel] = Convolve(
-        shape.d_conv, own_bias, [&](int i) { return own_taps[i]; },
-        [&](int i) {
-          const int lag = shape.d_conv - 1 - i;
-          return lag <= write.before ? xz[static_cast<int64_t>(row - lag) * ld_xz + channel] : kept(write, lag);
-        });
+    store(row, Convolve(
+                   shape.d_conv, own_bias, [&](int i) { return own_taps[i]; },
+                   [&](int i) {
+                     const int lag = shape.d_conv - 1 - i;
+                     return lag <= write.before ? xz[static_cast<int64_t>(row - lag) * ld_xz + channel]
+                                                : kept(write, lag);
+                   }));
   }
 }
 
@@ -83,6 +89,7 @@ struct ScanCall {
   int64_t ld_xz;
   float* y;
   int64_t ld;
+  SplitRows split;
 };
 
 // Any number of states, which stay in device memory. Grid (sequences, channels).
@@ -96,8 +103,9 @@ __global__ void SequenceScanKernel(Pooling p, ScanCall call) {
     ScanChannel scan;
     scan.Load(p, call.shape, call.layer, sequence.slot, channel, call.a, call.skip, parameters,
               call.x[row * call.ld_x + channel], call.xz[row * call.ld_xz + call.shape.d_inner + channel]);
-    call.y[row * call.ld + channel] = scan.Run(p, call.shape, call.layer, sequence.slot, channel, call.a, parameters,
-                                               call.dt[row * call.ld_dt + channel]);
+    const float value = scan.Run(p, call.shape, call.layer, sequence.slot, channel, call.a, parameters,
+                                 call.dt[row * call.ld_dt + channel]);
+    StoreOutput(value, row * call.ld + channel, call.y, call.split);
   }
 }
 
@@ -177,8 +185,8 @@ __global__ void __launch_bounds__(kScanThreads) SequenceScan16Kernel(Pooling p, 
 #pragma unroll
     for (int i = 0; i < kStates; ++i) sum = AddState(sum, states[c][lane][i], tile.c[lane][i]);
     if (own && lane < rows) {
-      call.y[static_cast<int64_t>(sequence.first_row + row + lane) * call.ld + channel] =
-          GatedOutput(sum, skip, tile.x[c][lane], tile.gate[c][lane]);
+      StoreOutput(GatedOutput(sum, skip, tile.x[c][lane], tile.gate[c][lane]),
+                  static_cast<int64_t>(sequence.first_row + row + lane) * call.ld + channel, call.y, call.split);
     }
   }
   if (own) *state = h;
@@ -231,16 +239,18 @@ dim3 Grid(int count, int channels, int threads = kThreads) {
 }  // namespace
 
 void SequenceConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
-                  const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream) {
+                  const float* weight, const float* bias, float* y, int64_t ld, const SplitRows& split,
+                  cudaStream_t stream) {
   SequenceConvKernel<<<Grid((writes.count + kConvRows - 1) / kConvRows, shape.d_inner), kThreads, 0, stream>>>(
-      writes, shape, layer, xz, ld_xz, weight, bias, y, ld);
+      writes, shape, layer, xz, ld_xz, weight, bias, y, ld, split);
   CheckCuda(cudaGetLastError(), "launching Mamba's convolution of sequences");
 }
 
 void SequenceScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x,
                   const float* dt, int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a,
-                  const float* skip, const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream) {
-  const ScanCall call = {shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld};
+                  const float* skip, const float* xz, int64_t ld_xz, float* y, int64_t ld, const SplitRows& split,
+                  cudaStream_t stream) {
+  const ScanCall call = {shape, layer, x, ld_x, dt, ld_dt, parameters, ld_parameters, a, skip, xz, ld_xz, y, ld, split};
   if (shape.d_state == kStates) {
     SequenceScan16Kernel<<<Grid(writes.sequence_count, shape.d_inner, kTileChannels), kScanThreads, 0, stream>>>(writes,
                                                                                                                  call);

@@ -22,11 +22,13 @@ struct Sequence {
 
 // Inputs from before the pass come from the slots, which stay as they are: SequenceScan moves them on.
 void SequenceConv(const Pooling& writes, const MambaShape& shape, int layer, const float* xz, int64_t ld_xz,
-                  const float* weight, const float* bias, float* y, int64_t ld, cudaStream_t stream);
+                  const float* weight, const float* bias, float* y, int64_t ld, const SplitRows& split,
+                  cudaStream_t stream);
 // Row after row; then stores the SSM's states, and the layer's last convolution inputs out of xz.
 void SequenceScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x,
                   const float* dt, int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a,
-                  const float* skip, const float* xz, int64_t ld_xz, float* y, int64_t ld, cudaStream_t stream);
+                  const float* skip, const float* xz, int64_t ld_xz, float* y, int64_t ld, const SplitRows& split,
+                  cudaStream_t stream);
 void SequenceSimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                        const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);
 // The last n of what the slot has and its rows put out.

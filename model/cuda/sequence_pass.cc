@@ -7,7 +7,7 @@ namespace smt::cuda {
 namespace {
 
 constexpr int kMaxGraphRows = 256;  // above, the device is busy for longer than launching takes
-constexpr Recurrence kManySteps = {SequenceConv, SequenceScan, SequenceSimpleSsm, PushSequences};
+constexpr Recurrence kManySteps = {SequenceConv, SequenceScan, nullptr, SequenceSimpleSsm, PushSequences};
 
 size_t PlanBytes(int64_t m) {
   return SequencePass::kMaxRows * (sizeof(Write) + sizeof(Sequence) + static_cast<size_t>(m) * sizeof(int32_t));

@@ -46,6 +46,7 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
     arrived_ = DeviceMemory(sizeof(uint32_t));
     arrivals_ = {arrived_.as<uint32_t>(), 0};
   }
+  tickets_ = DeviceMemory(sizeof(uint32_t));
   plan_ = DeviceMemory(rows * (sizeof(Row) + sizeof(Group) + 2 * sizeof(int32_t)));
   x_ = DeviceMemory(rows * static_cast<size_t>(ld_) * sizeof(float));
   x_wanted_ = DeviceMemory(x_.bytes());
@@ -90,7 +91,6 @@ void TransformerPass::Run(std::span<const Row> rows, std::span<const Group> grou
 
 void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
                                 int spare) {
-  using Bfloat16 = __nv_bfloat16;
   RunWindowPass({.blocks = blocks_.as<BlockWeights>(),
                  .layers = static_cast<int>(weights_.blocks.size()),
                  .norm_f = weights_.norm_f,
@@ -114,11 +114,11 @@ void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const S
                  .scale = GroupScale(d_ / heads_),
                  .x = x_.as<float>(),
                  .x_wanted = x_wanted_.as<float>(),
-                 .normed = normed_.as<Bfloat16>(),
-                 .qkv = qkv_.as<Bfloat16>(),
-                 .attended = attended_.as<Bfloat16>(),
-                 .inner = inner_rows_.as<Bfloat16>(),
-                 .outputs = outputs_.as<Bfloat16>(),
+                 .normed = normed_.data(),
+                 .qkv = qkv_.data(),
+                 .attended = attended_.data(),
+                 .inner = inner_rows_.data(),
+                 .outputs = outputs_.data(),
                  .ld = ld_,
                  .ld_qkv = ld_qkv_,
                  .ld_inner = ld_inner_,
@@ -145,7 +145,8 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
                .residual = residual,
                .activation = activation,
                .scratch = nullptr,
-               .spare = spare},
+               .spare = spare,
+               .tickets = tickets_.as<uint32_t>()},
               stream_);
   };
   const size_t layers = weights_.blocks.size();
@@ -192,7 +193,8 @@ float* TransformerPass::Head(const int32_t* slots, int count, int spare) {
              .residual = nullptr,
              .activation = Activation::kNone,
              .scratch = nullptr,
-             .spare = spare},
+             .spare = spare,
+             .tickets = tickets_.as<uint32_t>()},
             stream_);
   return logits_.as<float>();
 }

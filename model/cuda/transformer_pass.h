@@ -59,7 +59,7 @@ class TransformerPass {
   const Group* groups_ = nullptr;
   const int32_t *wanted_ = nullptr, *to_slots_ = nullptr;
   int few_ = 0;  // leading groups of few rows
-  DeviceMemory blocks_, arrived_;
+  DeviceMemory blocks_, arrived_, tickets_;
   Arrivals arrivals_;
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
   int64_t ld_qkv_, ld_inner_, ld_logits_;

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "model/cuda/bulk_copy.cuh"
+#include "model/cuda/tensor_core.cuh"
 
 namespace smt::cuda {
 
@@ -43,8 +44,31 @@ __device__ __forceinline__ void LoadBox(uint32_t to, const CUtensorMap& map, int
       : "memory");
 }
 
-// Of a matrix [.., 64] bfloat16 in 128-byte swizzle, 1024-byte aligned: k-major, 1024 bytes between groups of eight
-// rows. A k16 step further is 32 bytes further, the swizzle being of the address's bits.
+// The map's box at (column, row) from shared memory, stored or added to what is there, in the background. One thread
+// begins copies, commits them, and may wait until all that it committed have been read.
+__device__ __forceinline__ void StoreBox(const CUtensorMap& map, int column, int row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+               "r"(from), "r"(column), "r"(row)
+               : "memory");
+}
+__device__ __forceinline__ void AddBox(const CUtensorMap& map, int column, int row, uint32_t from) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
+      "r"(from), "r"(column), "r"(row)
+      : "memory");
+}
+__device__ __forceinline__ void CommitStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void AwaitStoresRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void AwaitStores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+// What this thread stored into shared memory can be copied.
+__device__ __forceinline__ void FenceForCopies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Of `threads` threads, a number of warps; barrier 0 is __syncthreads'.
+__device__ __forceinline__ void SyncSome(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// Of a matrix [.., 64] of 16-bit numbers in 128-byte swizzle, 1024-byte aligned: k-major, 1024 bytes between groups of
+// eight rows. A k16 step further is 32 bytes further, the swizzle being of the address's bits.
 __device__ __forceinline__ uint64_t Descriptor(uint32_t address) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kGroup = uint64_t{1024 >> 4} << 32, kUnused = uint64_t{1} << 16;
   return kSwizzle128 | kGroup | kUnused | (address & 0x3ffff) >> 4;
@@ -64,50 +88,70 @@ __device__ __forceinline__ void Pin(float (&d)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// d = a b^T + (add ? d : 0) of a k16 step, a being [64, 16] and b [n, 16]. Of d, lane 4 g + t of warp w has columns
-// 8 i + 2 t and the next in d[4 i] and d[4 i + 1] for row 16 w + g, in the following two for row 16 w + g + 8.
+// d = a b^T + (add ? d : 0) of a k16 step, a being [64, 16] and b [n, 16] of E. Of d, lane 4 g + t of warp w has
+// columns 8 i + 2 t and the next in d[4 i] and d[4 i + 1] for row 16 w + g, in the following two for row 16 w + g + 8.
 #define SMT_FOUR(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define SMT_SIXTEEN(i) SMT_FOUR(i), SMT_FOUR(i + 4), SMT_FOUR(i + 8), SMT_FOUR(i + 12)
 
+#define SMT_STEP(format, shape, registers, a_at, b_at, add_at, ...)                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" add_at                                    \
+               ", 0;\n"                                                                       \
+               "wgmma.mma_async.sync.aligned." shape ".f32." format "." format " {" registers \
+               "}, "                                                                          \
+               "%" a_at ", %" b_at ", p, 1, 1, 0, 0;\n}"                                      \
+               : __VA_ARGS__                                                                  \
+               : "l"(a), "l"(b), "r"(add))
+
+template <typename E>
 __device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16)
-      : "l"(a), "l"(b), "r"(add));
+#define SMT_REGISTERS                                                      \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n64k16", SMT_REGISTERS, "32", "33", "34", SMT_SIXTEEN(0), SMT_SIXTEEN(16));
+  } else {
+    SMT_STEP("bf16", "m64n64k16", SMT_REGISTERS, "32", "33", "34", SMT_SIXTEEN(0), SMT_SIXTEEN(16));
+  }
+#undef SMT_REGISTERS
 }
 
+template <typename E>
 __device__ __forceinline__ void WgmmaStep(float (&d)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48)
-      : "l"(a), "l"(b), "r"(add));
+#define SMT_REGISTERS                                                                \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n128k16", SMT_REGISTERS, "64", "65", "66", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32),
+             SMT_SIXTEEN(48));
+  } else {
+    SMT_STEP("bf16", "m64n128k16", SMT_REGISTERS, "64", "65", "66", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32),
+             SMT_SIXTEEN(48));
+  }
+#undef SMT_REGISTERS
 }
 
+template <typename E>
 __device__ __forceinline__ void WgmmaStep(float (&d)[96], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-      "%96, %97, p, 1, 1, 0, 0;\n}"
-      : SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32), SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80)
-      : "l"(a), "l"(b), "r"(add));
+#define SMT_REGISTERS                                                                \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n192k16", SMT_REGISTERS, "96", "97", "98", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32),
+             SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80));
+  } else {
+    SMT_STEP("bf16", "m64n192k16", SMT_REGISTERS, "96", "97", "98", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32),
+             SMT_SIXTEEN(48), SMT_SIXTEEN(64), SMT_SIXTEEN(80));
+  }
+#undef SMT_REGISTERS
 }
 
+#undef SMT_STEP
 #undef SMT_SIXTEEN
 #undef SMT_FOUR
 

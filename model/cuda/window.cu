@@ -2,8 +2,6 @@
 // through window_pass.cu.
 #include <cuda_bf16.h>
 
-#include <type_traits>
-
 #include "model/cuda/attention.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
@@ -14,10 +12,11 @@ namespace {
 
 constexpr int kNormRows = 4;  // of a block, a warp each
 
-template <typename T>
+// `To`: a pointer or SplitTo.
+template <typename To>
 __global__ void __launch_bounds__(kNormRows* kWarp)
     NormalizeKernel(const float* __restrict__ x, int64_t ldx, const int32_t* __restrict__ to_rows, int rows, int d,
-                    const float* __restrict__ weight, const float* __restrict__ bias, float epsilon, T* __restrict__ y,
+                    const float* __restrict__ weight, const float* __restrict__ bias, float epsilon, To y,
                     int64_t ldy) {
   AwaitPrevious();
   LetNextBegin();
@@ -39,11 +38,10 @@ __global__ void AppendKernel(const Append* __restrict__ appends, int count, IdRi
 template <typename Embedding>
 __global__ void EmbedKernel(const Row* __restrict__ rows, SlotMemory slots, IdRings rings,
                             const Embedding* __restrict__ embeddings, int64_t ld_embeddings,
-                            const float* __restrict__ positions, int d, bool round, float* __restrict__ x,
-                            int64_t ldx) {
+                            const float* __restrict__ positions, int d, Type type, float* __restrict__ x, int64_t ldx) {
   AwaitPrevious();
   LetNextBegin();
-  EmbedRow(rows[blockIdx.x], slots, rings, embeddings, ld_embeddings, positions, d, round, x + blockIdx.x * ldx);
+  EmbedRow(rows[blockIdx.x], slots, rings, embeddings, ld_embeddings, positions, d, type, x + blockIdx.x * ldx);
 }
 
 // In words of four bytes; rows are padded to many of them.
@@ -158,9 +156,9 @@ constexpr int kGroupThreads = (kMaxGroupKeys + 15) / 16 * kWarp;  // a warp for 
 // Groups of few rows wait for memory: they take few registers, so that many blocks fit. Neighbouring blocks are
 // neighbouring heads, whose keys and values are neighbours in memory. `beside`: the kernel before is this one for other
 // groups, whose blocks have all seen what came before it when this one's begin.
-template <int kWidth, bool kFew>
-__global__ void __launch_bounds__(kGroupThreads, kFew ? 5 : 1)
-    GroupKernel(GroupAttentionCall call, const Group* __restrict__ groups, int first, bool beside) {
+template <typename E, int kWidth, bool kFew>
+__global__ void __launch_bounds__(kGroupThreads, kFew ? 8 : 5)
+    GroupKernel(GroupAttentionCall<E> call, const Group* __restrict__ groups, int first, bool beside) {
   if (!beside) AwaitPrevious();
   LetNextBegin();
   __shared__ __align__(16) std::byte shared[GroupAttention<kWidth>::kShared];
@@ -171,6 +169,25 @@ __global__ void __launch_bounds__(kGroupThreads, kFew ? 5 : 1)
 }
 
 constexpr int kRowThreads = 192;
+
+// Calls with(number) of the window's type.
+template <typename With>
+void WithType(Type type, With with) {
+  if (type == Type::kBfloat16) {
+    with(__nv_bfloat16());
+  } else if (type == Type::kFloat16) {
+    with(__half());
+  } else {
+    with(float());
+  }
+}
+
+template <typename To>
+void LaunchNorm(const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
+                const float* bias, float epsilon, To y, int64_t ldy, cudaStream_t stream) {
+  LaunchChained(NormalizeKernel<To>, static_cast<unsigned>((rows + kNormRows - 1) / kNormRows), kNormRows * kWarp, 0,
+                stream, "launching a norm", x, ldx, to_rows, rows, d, weight, bias, epsilon, y, ldy);
+}
 
 }  // namespace
 
@@ -185,13 +202,12 @@ void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const
                const IdRings& rings, const void* embeddings, int64_t ld_embeddings, const float* positions, int d,
                float* x, int64_t ldx, cudaStream_t stream) {
   if (count == 0) return;
-  const bool round = type == Type::kBfloat16;
   if (embedding_type == Type::kBfloat16) {
     LaunchChained(EmbedKernel<__nv_bfloat16>, count, kRowThreads, 0, stream, "launching the embedding", rows, slots,
-                  rings, static_cast<const __nv_bfloat16*>(embeddings), ld_embeddings, positions, d, round, x, ldx);
+                  rings, static_cast<const __nv_bfloat16*>(embeddings), ld_embeddings, positions, d, type, x, ldx);
   } else {
     LaunchChained(EmbedKernel<float>, count, kRowThreads, 0, stream, "launching the embedding", rows, slots, rings,
-                  static_cast<const float*>(embeddings), ld_embeddings, positions, d, round, x, ldx);
+                  static_cast<const float*>(embeddings), ld_embeddings, positions, d, type, x, ldx);
   }
   CheckCuda(cudaGetLastError(), "launching the embedding");
 }
@@ -199,16 +215,13 @@ void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const
 void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
                const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream) {
   if (rows == 0) return;
-  const auto launch = [&](auto* to) {
-    using T = std::remove_pointer_t<decltype(to)>;
-    LaunchChained(NormalizeKernel<T>, static_cast<unsigned>((rows + kNormRows - 1) / kNormRows), kNormRows * kWarp, 0,
-                  stream, "launching a norm", x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy);
-  };
-  if (out_type == Type::kBfloat16) {
-    launch(static_cast<__nv_bfloat16*>(y));
-  } else {
-    launch(static_cast<float*>(y));
-  }
+  const auto launch = [&](auto* to) { LaunchNorm(x, ldx, to_rows, rows, d, weight, bias, epsilon, to, ldy, stream); };
+  WithType(out_type, [&](auto number) { launch(static_cast<decltype(number)*>(y)); });
+}
+
+void NormalizeSplit(const float* x, int64_t ldx, int rows, int d, const float* weight, float epsilon,
+                    const SplitRows& y, int64_t ldy, cudaStream_t stream) {
+  LaunchNorm(x, ldx, nullptr, rows, d, weight, nullptr, epsilon, SplitTo{y.high, y.high + y.plane}, ldy, stream);
 }
 
 void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, int count, void* to,
@@ -221,11 +234,9 @@ void GatherRows(Type type, const void* from, int64_t ld, const int32_t* order, i
 void StoreKeysValues(const Cache& cache, int layer, const Row* rows, int count, const void* qkv, int64_t ld,
                      cudaStream_t stream) {
   if (count == 0) return;
-  if (cache.type == Type::kBfloat16) {
-    StoreKernel<<<count, kRowThreads, 0, stream>>>(cache, layer, rows, static_cast<const __nv_bfloat16*>(qkv), ld);
-  } else {
-    StoreKernel<<<count, kRowThreads, 0, stream>>>(cache, layer, rows, static_cast<const float*>(qkv), ld);
-  }
+  WithType(cache.type, [&](auto number) {
+    StoreKernel<<<count, kRowThreads, 0, stream>>>(cache, layer, rows, static_cast<const decltype(number)*>(qkv), ld);
+  });
   CheckCuda(cudaGetLastError(), "launching the key/value store");
 }
 
@@ -245,41 +256,48 @@ void Attend(const Cache& cache, int layer, const Row* rows, const int32_t* order
     kernel<<<blocks, kAttendWarps * kWarp, bytes, stream>>>(cache, layer, rows, order, count, q, ld, heads, n, scale, o,
                                                             ld_out);
   };
-  if (cache.type == Type::kBfloat16) {
-    launch(AttendKernel<__nv_bfloat16>, static_cast<const __nv_bfloat16*>(qkv), static_cast<__nv_bfloat16*>(out));
-  } else {
-    launch(AttendKernel<float>, static_cast<const float*>(qkv), static_cast<float*>(out));
-  }
+  WithType(cache.type, [&](auto number) {
+    using T = decltype(number);
+    launch(AttendKernel<T>, static_cast<const T*>(qkv), static_cast<T*>(out));
+  });
   CheckCuda(cudaGetLastError(), "launching attention");
 }
 
 bool CanAttendGroups(const Cache& cache, int heads) {
   const int width = cache.d / heads;
-  return cache.type == Type::kBfloat16 && (width == 32 || width == 64) && cache.window <= kMaxGroupKeys;
+  return IsShort(cache.type) && (width == 32 || width == 64) && cache.window <= kMaxGroupKeys;
 }
 
 void AttendGroups(const Cache& cache, int layer, const Group* groups, int count, int few, const void* qkv, int64_t ld,
                   int heads, int n, bool keep_tokens, bool only_last, void* out, int64_t ld_out, cudaStream_t stream) {
   if (count == 0) return;
   const int width = cache.d / heads;
-  const GroupAttentionCall call = {.cache = cache,
-                                   .layer = layer,
-                                   .n = n,
-                                   .qkv = static_cast<const __nv_bfloat16*>(qkv),
-                                   .ld = ld,
-                                   .scale = GroupScale(width),
-                                   .keep_tokens = keep_tokens,
-                                   .only_last = only_last,
-                                   .out = static_cast<__nv_bfloat16*>(out),
-                                   .ld_out = ld_out};
   if (only_last) few = count;
-  const auto launch = [&](auto kernel, int from, int to, bool beside) {
-    if (from == to) return;
-    const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(to - from));
-    LaunchChained(kernel, grid, kGroupThreads, 0, stream, "launching attention", call, groups, from, beside);
+  const auto attend = [&](auto number) {
+    using E = decltype(number);
+    const GroupAttentionCall<E> call = {.cache = cache,
+                                        .layer = layer,
+                                        .n = n,
+                                        .qkv = static_cast<const E*>(qkv),
+                                        .ld = ld,
+                                        .scale = GroupScale(width),
+                                        .keep_tokens = keep_tokens,
+                                        .only_last = only_last,
+                                        .out = static_cast<E*>(out),
+                                        .ld_out = ld_out};
+    const auto launch = [&](auto kernel, int from, int to, bool beside) {
+      if (from == to) return;
+      const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(to - from));
+      LaunchChained(kernel, grid, kGroupThreads, 0, stream, "launching attention", call, groups, from, beside);
+    };
+    launch(width == 64 ? GroupKernel<E, 64, false> : GroupKernel<E, 32, false>, few, count, false);
+    launch(width == 64 ? GroupKernel<E, 64, true> : GroupKernel<E, 32, true>, 0, few, few < count && CanChain());
   };
-  launch(width == 64 ? GroupKernel<64, false> : GroupKernel<32, false>, few, count, false);
-  launch(width == 64 ? GroupKernel<64, true> : GroupKernel<32, true>, 0, few, few < count && CanChain());
+  if (cache.type == Type::kFloat16) {
+    attend(__half());
+  } else {
+    attend(__nv_bfloat16());
+  }
 }
 
 }  // namespace smt::cuda

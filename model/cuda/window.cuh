@@ -13,6 +13,7 @@ inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ __forceinline__ float ToFloat(float x) { return x; }
 __device__ __forceinline__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float ToFloat(__half x) { return __half2float(x); }
 
 // The same order in every lane, whatever the block: a butterfly.
 __device__ __forceinline__ float WarpSum(float x) {
@@ -45,13 +46,32 @@ __device__ __forceinline__ Four LoadFour(const float* x, int i, int d) {
 }
 
 __device__ __forceinline__ void StoreFour(float* y, const Four& value) { *reinterpret_cast<Four*>(y) = value; }
-__device__ __forceinline__ void StoreFour(__nv_bfloat16* y, const Four& value) {
-  const __nv_bfloat162 low = __floats2bfloat162_rn(value.at[0], value.at[1]);
-  const __nv_bfloat162 high = __floats2bfloat162_rn(value.at[2], value.at[3]);
-  *reinterpret_cast<uint2*>(y) = {*reinterpret_cast<const uint32_t*>(&low), *reinterpret_cast<const uint32_t*>(&high)};
+template <typename E>
+__device__ __forceinline__ void StoreFour(E* y, const Four& value) {
+  *reinterpret_cast<uint2*>(y) = {PackPair<E>(value.at[0], value.at[1]), PackPair<E>(value.at[2], value.at[3])};
+}
+
+// Where a row goes that is split (kernels.h, SplitRows).
+struct SplitTo {
+  __nv_bfloat16 *high, *low;
+  __device__ __forceinline__ SplitTo operator+(int64_t i) const { return {high + i, low + i}; }
+};
+__device__ __forceinline__ void StoreFour(const SplitTo& y, const Four& value) {
+  uint2 high, low;
+  SplitPair({value.at[0], value.at[1]}, high.x, low.x);
+  SplitPair({value.at[2], value.at[3]}, high.y, low.y);
+  *reinterpret_cast<uint2*>(y.high) = high;
+  *reinterpret_cast<uint2*>(y.low) = low;
 }
 
 // y[i, i + 4), as far as d.
+__device__ __forceinline__ void StoreFour(const SplitTo& y, int i, int d, const Four& value) {
+  if (i + 4 <= d) return StoreFour(y + i, value);
+#pragma unroll
+  for (int u = 0; u < 4; ++u) {
+    if (i + u < d) SplitOne(value.at[u], y.high[i + u], y.low[i + u]);
+  }
+}
 template <typename T>
 __device__ __forceinline__ void StoreFour(T* y, int i, int d, const Four& value) {
   if (i + 4 <= d) return StoreFour(y + i, value);
@@ -84,9 +104,9 @@ __device__ __forceinline__ float NormScale(float squares, int d, float epsilon) 
 }
 
 // NormalizeRow of any length. Kept out of the kernels' way.
-template <typename T>
+template <typename To>
 __device__ __noinline__ void NormalizeLongRow(const float* x, int d, const float* weight, const float* bias,
-                                              float epsilon, T* y) {
+                                              float epsilon, To y) {
   const int first = 4 * (threadIdx.x % kWarp);
   float part[1] = {0};
 #pragma unroll 1
@@ -114,10 +134,10 @@ __device__ __noinline__ void NormalizeLongRow(const float* x, int d, const float
 }
 
 // LayerNorm of a row, RMSNorm where bias is null, by one warp. A lane takes four neighbours of every 128, which are
-// parts with sums of their own: there is little else to do at once.
-template <typename T>
+// parts with sums of their own: there is little else to do at once. `y`: a pointer or SplitTo.
+template <typename To>
 __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float* weight, const float* bias,
-                                             float epsilon, T* y) {
+                                             float epsilon, To y) {
   constexpr int kParts = 8, kStep = 4 * kWarp;
   if (d % 4 != 0 || d > kParts * kStep) return NormalizeLongRow(x, d, weight, bias, epsilon, y);
   const int first = 4 * (threadIdx.x % kWarp);
@@ -153,11 +173,11 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
   }
 }
 
-// By the block: x[:d] = (memory vector or embedding) + position. `round`: the memory vector to bfloat16 first.
+// By the block: x[:d] = (memory vector or embedding) + position, the first rounded to `type`.
 template <typename Embedding>
 __device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots, const IdRings& rings,
                                          const Embedding* embeddings, int64_t ld_embeddings, const float* positions,
-                                         int d, bool round, float* x) {
+                                         int d, Type type, float* x) {
   const float* memory = reinterpret_cast<const float*>(slots.base + row.slot * slots.stride + slots.memory_at);
   const int64_t id = row.source > -kIdSources
                          ? row.source
@@ -165,7 +185,8 @@ __device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots
   for (int i = threadIdx.x; i < d; i += blockDim.x) {
     float value =
         id >= 0 ? ToFloat(embeddings[id * ld_embeddings + i]) : memory[static_cast<int64_t>(-1 - row.source) * d + i];
-    if (round) value = __bfloat162float(__float2bfloat16(value));
+    if (type == Type::kBfloat16) value = ToFloat(__float2bfloat16(value));
+    if (type == Type::kFloat16) value = ToFloat(__float2half_rn(value));
     x[i] = value + positions[static_cast<int64_t>(row.column) * d + i];
   }
 }

@@ -11,10 +11,10 @@
 namespace smt::cuda {
 namespace {
 
-template <int kTiles, int kWidth>
+template <int kTiles, int kWidth, typename E>
 __global__ void __launch_bounds__(kFewRowsThreads, 1)
     WindowPassKernel(const __grid_constant__ WindowPass pass, uint32_t* arrived, uint32_t base) {
-  using Memory = BlockMemory<kTiles, __nv_bfloat16>;
+  using Memory = BlockMemory<kTiles, E>;
   extern __shared__ __align__(16) std::byte shared[];
   auto& pieces = *reinterpret_cast<PieceSums<kTiles>*>(shared);
   std::byte* const work = shared + Memory::kPieces;
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     float* to = x + row * pass.ld;
     if (pass.embedding_type == Type::kBfloat16) {
       EmbedRow(pass.rows[row], pass.slots, pass.rings, static_cast<const __nv_bfloat16*>(pass.embeddings),
-               pass.ld_embeddings, pass.positions, d, true, to);
+               pass.ld_embeddings, pass.positions, d, pass.cache.type, to);
     } else {
       EmbedRow(pass.rows[row], pass.slots, pass.rings, static_cast<const float*>(pass.embeddings), pass.ld_embeddings,
-               pass.positions, d, true, to);
+               pass.positions, d, pass.cache.type, to);
     }
   }
   wait();
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     const int layer = index / 4, part = index % 4;
     const bool end = layer == pass.layers;  // but for the last norm
     const BlockWeights& block = blocks[layer];
-    const __nv_bfloat16* in = part == 1 ? pass.attended : part == 3 ? pass.inner : pass.normed;
+    const E* in = static_cast<const E*>(part == 1 ? pass.attended : part == 3 ? pass.inner : pass.normed);
     int64_t ld_in = part == 3 ? pass.ld_inner : pass.ld;
 
     if (part == 0 && !end && blockIdx.x == gridDim.x - 1 && warp == 0) {
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       // Keys and values of other columns, on their way into the cache.
       for (int at = blockIdx.x; at < pass.group_count; at += gridDim.x) {
         if (threadIdx.x == 0 && groups[at].first_key > 0) {
-          PrefetchL2(static_cast<const __nv_bfloat16*>(pass.cache.base) + groups[at].slot * pass.cache.slot_stride +
+          PrefetchL2(static_cast<const E*>(pass.cache.base) + groups[at].slot * pass.cache.slot_stride +
                          layer * pass.cache.layer_stride,
                      static_cast<uint32_t>(2 * pass.cache.layer_stride));
         }
@@ -82,16 +82,16 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     if (part == 1) {
       // The last layer's keys and values are all that later columns need of rows before a group's last.
       const bool only_last = layer + 1 == pass.layers && pass.group_count < rows;
-      const GroupAttentionCall call = {.cache = pass.cache,
-                                       .layer = layer,
-                                       .n = pass.n,
-                                       .qkv = pass.qkv,
-                                       .ld = pass.ld_qkv,
-                                       .scale = pass.scale,
-                                       .keep_tokens = pass.keep_tokens,
-                                       .only_last = only_last,
-                                       .out = pass.attended,
-                                       .ld_out = pass.ld};
+      const GroupAttentionCall<E> call = {.cache = pass.cache,
+                                          .layer = layer,
+                                          .n = pass.n,
+                                          .qkv = static_cast<const E*>(pass.qkv),
+                                          .ld = pass.ld_qkv,
+                                          .scale = pass.scale,
+                                          .keep_tokens = pass.keep_tokens,
+                                          .only_last = only_last,
+                                          .out = static_cast<E*>(pass.attended),
+                                          .ld_out = pass.ld};
       for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
         const int group = task / pass.heads;
         AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work);
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       wait();
     }
     if (kTiles == 1 && part % 2 == 1) {
-      auto* const staged = reinterpret_cast<__nv_bfloat16*>(work);
+      auto* const staged = reinterpret_cast<E*>(work);
       const int k = static_cast<int>(ld_in);
       StageRows(in, ld_in, rows, k, staged, k + Memory::kRowPad);
       ld_in = k + Memory::kRowPad;
@@ -121,17 +121,17 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       // All rows for every block, or each row for one.
       const bool own = kTiles == 1 && !end;
       const int k_pad = static_cast<int>(pass.ld);
-      auto* const own_rows = reinterpret_cast<__nv_bfloat16*>(work);
+      auto* const own_rows = reinterpret_cast<E*>(work);
       if (own) {
         ld_in = pass.ld + Memory::kRowPad;
         for (int at = threadIdx.x; at < rows * (k_pad - d); at += kFewRowsThreads) {
-          own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = 0.0f;
+          own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = static_cast<E>(0.0f);
         }
       }
       for (int row = own ? warp : grid_warp; row < rows; row += own ? kChunks : grid_warps) {
-        __nv_bfloat16* to = own   ? own_rows + row * ld_in
-                            : end ? pass.outputs + pass.to_slots[row] * pass.ld
-                                  : pass.normed + row * pass.ld;
+        E* to = own   ? own_rows + row * ld_in
+                : end ? static_cast<E*>(pass.outputs) + pass.to_slots[row] * pass.ld
+                      : static_cast<E*>(pass.normed) + row * pass.ld;
         NormalizeRow(x + row * pass.ld, d, norm.weight, norm.bias, pass.epsilon, to);
       }
       if (end) break;
@@ -144,18 +144,18 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     }
     const Linear& linear = (&block.qkv)[part];
     const bool onto_x = part % 2 == 1;
-    const Epilogue<__nv_bfloat16> epilogue = {.bias = linear.bias,
-                                              .y = onto_x      ? static_cast<void*>(x)
-                                                   : part == 0 ? pass.qkv
-                                                               : pass.inner,
-                                              .ldy = onto_x      ? pass.ld
-                                                     : part == 0 ? pass.ld_qkv
-                                                                 : pass.ld_inner,
-                                              .float_output = onto_x,
-                                              .residual = onto_x ? x : nullptr,
-                                              .activation = part == 2 ? pass.activation : Activation::kNone,
-                                              .rows = rows,
-                                              .n = linear.n};
+    const Epilogue<E> epilogue = {.bias = linear.bias,
+                                  .y = onto_x      ? static_cast<void*>(x)
+                                       : part == 0 ? pass.qkv
+                                                   : pass.inner,
+                                  .ldy = onto_x      ? pass.ld
+                                         : part == 0 ? pass.ld_qkv
+                                                     : pass.ld_inner,
+                                  .float_output = onto_x,
+                                  .residual = onto_x ? x : nullptr,
+                                  .activation = part == 2 ? pass.activation : Activation::kNone,
+                                  .rows = rows,
+                                  .n = linear.n};
     GridProduct<kTiles>(
         ring, linear, in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
         [&](int row, int j, float sum, float2 added) { epilogue.Store(row, j, sum, added); });
@@ -164,27 +164,27 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
 }
 
 template <int kTiles, int kWidth>
-BlockMemory<kTiles, __nv_bfloat16> MemoryFor(int64_t k, int layers) {
+BlockMemory<kTiles, uint16_t> MemoryFor(int64_t k, int layers) {
   return {k, GroupAttention<kWidth>::kShared, KeptBytes<BlockWeights>(layers) + KeptBytes<Group>(kMaxWindowPassRows)};
 }
 
-template <int kTiles, int kWidth>
+template <int kTiles, int kWidth, typename E>
 void Launch(WindowPass pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
   const auto memory = MemoryFor<kTiles, kWidth>(std::max(pass.ld, pass.ld_inner), pass.layers);
   pass.work_bytes = memory.work;
   pass.ring_bytes = memory.ring;
-  LaunchOnAll(WindowPassKernel<kTiles, kWidth>, pass, memory.bytes(), arrivals, 1 + pass.layers * (kTiles == 1 ? 5 : 7),
-              Multiprocessors() - spare, stream);
+  LaunchOnAll(WindowPassKernel<kTiles, kWidth, E>, pass, memory.bytes(), arrivals,
+              1 + pass.layers * (kTiles == 1 ? 5 : 7), Multiprocessors() - spare, stream);
 }
 
-template <int kWidth>
+template <int kWidth, typename E>
 void LaunchFor(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
   if (pass.row_count <= 8) {
-    Launch<1, kWidth>(pass, arrivals, spare, stream);
+    Launch<1, kWidth, E>(pass, arrivals, spare, stream);
   } else if (pass.row_count <= 16) {
-    Launch<2, kWidth>(pass, arrivals, spare, stream);
+    Launch<2, kWidth, E>(pass, arrivals, spare, stream);
   } else {
-    Launch<4, kWidth>(pass, arrivals, spare, stream);
+    Launch<4, kWidth, E>(pass, arrivals, spare, stream);
   }
 }
 
@@ -197,10 +197,18 @@ bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers) {
 }
 
 void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream) {
-  if (pass.cache.d / pass.heads == 64) {
-    LaunchFor<64>(pass, arrivals, spare, stream);
+  const auto launch = [&](auto number) {
+    using E = decltype(number);
+    if (pass.cache.d / pass.heads == 64) {
+      LaunchFor<64, E>(pass, arrivals, spare, stream);
+    } else {
+      LaunchFor<32, E>(pass, arrivals, spare, stream);
+    }
+  };
+  if (pass.cache.type == Type::kFloat16) {
+    launch(__half());
   } else {
-    LaunchFor<32>(pass, arrivals, spare, stream);
+    launch(__nv_bfloat16());
   }
 }
 

@@ -6,7 +6,7 @@ namespace smt::cuda {
 namespace {
 
 constexpr int kMaxGraphWrites = 128;  // above, the device is busy for longer than launching takes
-constexpr Recurrence kOneStep = {MambaConv, MambaScan, SimpleSsm, PushMemory};
+constexpr Recurrence kOneStep = {MambaConv, MambaScan, MambaStep, SimpleSsm, PushMemory};
 
 }  // namespace
 

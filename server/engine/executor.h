@@ -66,7 +66,7 @@ struct StepResult {
 
 struct ExecutorInfo {
   std::string device;       // "cpu", "cuda:0 NVIDIA H200"
-  std::string dtype;        // "float32" | "bfloat16"
+  std::string dtype;        // "float32" | "bfloat16" | "float16"
   std::string numerics_id;  // states are comparable bit for bit where this is equal
   bool deterministic = false;
   int32_t slots = 0;

@@ -145,6 +145,7 @@ absl::StatusOr<bool> RunnerExecutor::Poll(Ticket ticket, bool wait, StepResult* 
 
 RunnerExecutor::Work RunnerExecutor::Begin(const PlanItem& item, ItemResult* result) {
   Work work = {.item = &item, .result = result, .ids = {}, .logits_from = 0};
+  work.ids.reserve(item.ids.size() + 1);
   if (item.append_last_sampled) work.ids.push_back(At(item.slot).drawn);
   work.ids.insert(work.ids.end(), item.ids.begin(), item.ids.end());
   if (!work.ids.empty()) At(item.slot).drawn = -1;

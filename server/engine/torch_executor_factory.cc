@@ -14,9 +14,9 @@ absl::StatusOr<std::unique_ptr<Executor>> NewTorchExecutor(const RunnerOptions& 
   }
   RunnerOptions resolved = options;
   if (resolved.dtype == "auto") resolved.dtype = "float32";
-  if (resolved.dtype != "float32" && resolved.dtype != "bfloat16") {
+  if (resolved.dtype != "float32" && resolved.dtype != "bfloat16" && resolved.dtype != "float16") {
     return absl::InvalidArgumentError(
-        absl::StrCat("dtype is \"", resolved.dtype, "\"; allowed: auto, float32, bfloat16"));
+        absl::StrCat("dtype is \"", resolved.dtype, "\"; allowed: auto, float32, bfloat16, float16"));
   }
   ASSIGN_OR_RETURN(const StrideHybridConfig config, StrideHybridConfig::Load(options.model_dir));
   ASSIGN_OR_RETURN(const Device device, ResolveServingDevice(options.device));

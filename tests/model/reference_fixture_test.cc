@@ -141,7 +141,7 @@ TEST(NewSlotRunner, TheOptionsPoolScopeWinsOverTheConfigs) {
 
 TEST(NewSlotRunner, NamesTheOptionItRefuses) {
   EXPECT_EQ(NewSlotRunner({.model_dir = kModel, .dtype = "int8"}).status().message(),
-            "dtype is \"int8\", allowed float32 or bfloat16");
+            "dtype is \"int8\", allowed float32, bfloat16 or float16");
   EXPECT_EQ(NewSlotRunner({.model_dir = kModel, .slots = 0}).status().message(), "slots is 0, allowed 1 or more");
   EXPECT_EQ(NewSlotRunner({.model_dir = kModel, .device = "tpu", .impl = RunnerOptions::Impl::kTorch}).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/cuda/abi.h"
@@ -19,6 +21,9 @@ namespace smt {
 namespace {
 
 using testing::HasSubstr;
+
+constexpr std::pair<WindowDType, const char*> kDTypes[] = {
+    {WindowDType::kFloat32, "float32"}, {WindowDType::kBfloat16, "bfloat16"}, {WindowDType::kFloat16, "float16"}};
 
 TEST(CudaCapacityTest, AsManySlotsFitAsItSaysAndNotOneMore) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
@@ -55,8 +60,8 @@ TEST(CudaSamplerTest, DrawsAndReportsWhatTheHostDoesFromAWideVocabulary) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
   StrideHybridConfig config = TinyCases()[0].config;
   config.vocab_size = 50257;
-  const auto device = NewCudaExecutor(CudaKernelRunner(config, true), "cuda:0", "any");
-  const auto host = NewTorchExecutor(CudaKernelRunner(config, true), "cuda:0", "any");
+  const auto device = NewCudaExecutor(CudaKernelRunner(config, WindowDType::kBfloat16), "cuda:0", "any");
+  const auto host = NewTorchExecutor(CudaKernelRunner(config, WindowDType::kBfloat16), "cuda:0", "any");
   for (int i = 0; i < 60; ++i) {
     SamplingParams params;
     params.seed = static_cast<uint64_t>(i) << 30 | 12345;
@@ -94,6 +99,62 @@ TEST(CudaSamplerTest, DrawsAndReportsWhatTheHostDoesFromAWideVocabulary) {
   }
 }
 
+// Rounding to 8 and to 11 bits moves logits by about 2^-9 and 2^-12 of their size, which grows through the layers.
+TEST(CudaKernelsTest, WindowsOfSixteenBitsAreAsNearToFloat32AsTheirNumbers) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  StrideHybridConfig config;
+  config.vocab_size = 1000;
+  config.d_model = 256;
+  config.transformer.n_layer = 3;
+  config.transformer.n_head = 4;
+  config.ssm.n_layer = 2;
+  const WeightSource weights = RandomWeights(config);
+  const Ids text = RandomIds(60, 1000);
+  std::vector<std::vector<float>> logits;
+  for (const auto& [dtype, name] : kDTypes) {
+    const auto runner = *(*LoadCudaModule())->new_runner(config, weights, {.slots = 1, .dtype = dtype});
+    EXPECT_THAT(runner->numerics_id(), HasSubstr(name));
+    std::vector<float>& all = logits.emplace_back();
+    const int32_t slot = 0;
+    for (const int32_t id : text) {
+      all.resize(all.size() + 1000);
+      runner->Step({&slot, 1}, {&id, 1}, all.data() + all.size() - 1000);
+    }
+  }
+  const auto distance = [&](size_t i) {
+    double difference = 0, size = 0;
+    for (size_t at = 0; at < logits[0].size(); ++at) {
+      difference += std::pow(logits[i][at] - logits[0][at], 2);
+      size += std::pow(logits[0][at], 2);
+    }
+    return std::sqrt(difference / size);
+  };
+  const double bfloat16 = distance(1), float16 = distance(2);
+  EXPECT_LT(bfloat16, 0.03);
+  EXPECT_GT(bfloat16, 1e-4);  // it is rounded at all
+  EXPECT_LT(float16, bfloat16 / 3);
+  EXPECT_GT(float16, 1e-5);
+}
+
+TEST(CudaKernelsTest, Float16RefusesWeightsThatItCannotHold) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  const StrideHybridConfig config = TinyCases()[0].config;
+  const WeightSource large = [random = RandomWeights(config)](
+                                 const std::string& name,
+                                 const std::vector<int64_t>& shape) -> absl::StatusOr<std::vector<float>> {
+    absl::StatusOr<std::vector<float>> values = random(name, shape);
+    if (values.ok() && name == "transformer.wte.weight") values->back() = 70'000;
+    return values;
+  };
+  const auto make = [&](WindowDType dtype) {
+    return (*LoadCudaModule())->new_runner(config, large, {.slots = 1, .dtype = dtype}).status();
+  };
+  EXPECT_TRUE(make(WindowDType::kBfloat16).ok());
+  EXPECT_EQ(make(WindowDType::kFloat16),
+            absl::InvalidArgumentError(
+                "transformer.wte.weight has 70000, which float16 cannot hold (up to 65504); bfloat16 and float32 can"));
+}
+
 // Products of one row, of dozens and of thousands run in different kernels; a session's bits must not show it.
 TEST(CudaKernelsTest, ASessionsBitsDoNotDependOnHowManyRowsRideWithIt) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
@@ -105,9 +166,9 @@ TEST(CudaKernelsTest, ASessionsBitsDoNotDependOnHowManyRowsRideWithIt) {
   config.transformer.n_inner = 8192;
   config.ssm.n_layer = 2;
   constexpr int32_t kMany = 80;
-  for (const bool bfloat16 : {false, true}) {
+  for (const auto& [dtype, name] : kDTypes) {
     const auto runner =
-        *(*LoadCudaModule())->new_runner(config, RandomWeights(config), {.slots = kMany + 1, .bfloat16 = bfloat16});
+        *(*LoadCudaModule())->new_runner(config, RandomWeights(config), {.slots = kMany + 1, .dtype = dtype});
     const Ids text = RandomIds(400, 1000);
     const auto logits_of = [&](std::span<const int32_t> slots, std::span<const int32_t> ids) {
       std::vector<float> logits(slots.size() * 1000);
@@ -173,15 +234,15 @@ std::vector<PromptCase> PromptCases() {
 TEST(CudaKernelsTest, APromptOfManyStridesAtOnceIsItsTokensOneByOne) {
   if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
   for (const PromptCase& prompt : PromptCases()) {
-    for (const bool bfloat16 : {false, true}) {
-      SCOPED_TRACE(prompt.name + (bfloat16 ? ", bfloat16" : ", float32"));
+    for (const auto& [dtype, name] : kDTypes) {
+      SCOPED_TRACE(prompt.name + ", " + name);
       const auto texts = static_cast<int32_t>(prompt.lengths.size());
       const auto vocab = static_cast<size_t>(prompt.config.vocab_size);
       // Slots: each text at once, each token by token, the first text under observation.
       const int32_t observed = 2 * texts;
       const auto runner =
           *(*LoadCudaModule())
-               ->new_runner(prompt.config, RandomWeights(prompt.config), {.slots = observed + 1, .bfloat16 = bfloat16});
+               ->new_runner(prompt.config, RandomWeights(prompt.config), {.slots = observed + 1, .dtype = dtype});
       std::vector<Ids> ids;
       for (int32_t i = 0; i < texts; ++i) {
         ids.push_back(RandomIds(static_cast<int64_t>(prompt.lengths[i]) + 20, prompt.config.vocab_size, 3 + i));

@@ -58,11 +58,21 @@ const Implementation kImplementations[] = {
     {"TorchCuda", true,
      [](const auto& config) { return NewTorchExecutor(TorchRunner(config, "cuda:0"), "cuda:0", "float32"); }},
     {"Cuda", true,
-     [](const auto& config) { return NewCudaExecutor(CudaKernelRunner(config, false), "cuda:0", "float32"); }},
+     [](const auto& config) {
+       return NewCudaExecutor(CudaKernelRunner(config, WindowDType::kFloat32), "cuda:0", "float32");
+     }},
     {"CudaBfloat16", true,
-     [](const auto& config) { return NewCudaExecutor(CudaKernelRunner(config, true), "cuda:0", "bfloat16"); }},
+     [](const auto& config) {
+       return NewCudaExecutor(CudaKernelRunner(config, WindowDType::kBfloat16), "cuda:0", "bfloat16");
+     }},
+    {"CudaFloat16", true,
+     [](const auto& config) {
+       return NewCudaExecutor(CudaKernelRunner(config, WindowDType::kFloat16), "cuda:0", "float16");
+     }},
     {"CudaKernelsStepwise", true,
-     [](const auto& config) { return NewTorchExecutor(CudaKernelRunner(config, true), "cuda:0", "bfloat16"); }},
+     [](const auto& config) {
+       return NewTorchExecutor(CudaKernelRunner(config, WindowDType::kBfloat16), "cuda:0", "bfloat16");
+     }},
 };
 
 class ExecutorTest : public testing::TestWithParam<std::tuple<Implementation, size_t>> {

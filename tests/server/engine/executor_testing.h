@@ -46,9 +46,8 @@ inline WeightSource RandomWeights(const StrideHybridConfig& config) {
   };
 }
 
-inline std::unique_ptr<SlotRunner> CudaKernelRunner(const StrideHybridConfig& config, bool bfloat16) {
-  return *(*LoadCudaModule())
-              ->new_runner(config, RandomWeights(config), {.index = 0, .slots = kSlots, .bfloat16 = bfloat16});
+inline std::unique_ptr<SlotRunner> CudaKernelRunner(const StrideHybridConfig& config, WindowDType dtype) {
+  return *(*LoadCudaModule())->new_runner(config, RandomWeights(config), {.index = 0, .slots = kSlots, .dtype = dtype});
 }
 
 // Parameters that differ from the defaults as `change` makes them.

@@ -116,8 +116,12 @@ TEST(NewTorchExecutorTest, NamesTheOptionItsValueAndWhatIsAllowed) {
   status = error([](RunnerOptions& o) { o.slots = 2'000'000'000; });
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()), HasSubstr("slots is 2000000000: at "));
+  status = error([](RunnerOptions& o) { o.dtype = "int8"; });
+  EXPECT_EQ(status, absl::InvalidArgumentError("dtype is \"int8\"; allowed: auto, float32, bfloat16, float16"));
   status = error([](RunnerOptions& o) { o.dtype = "float16"; });
-  EXPECT_EQ(status, absl::InvalidArgumentError("dtype is \"float16\"; allowed: auto, float32, bfloat16"));
+  EXPECT_EQ(status,
+            absl::InvalidArgumentError("dtype is \"float16\", allowed float32 or bfloat16: only our own kernels "
+                                       "on a GPU (libsmt_cuda.so) have it"));
   status = error([](RunnerOptions& o) { o.device = "tpu"; });
   EXPECT_EQ(status, absl::InvalidArgumentError("device is \"tpu\"; allowed: auto, cpu, cuda, cuda:N"));
   status = error([](RunnerOptions& o) { o.model_dir = "models/nowhere"; });
