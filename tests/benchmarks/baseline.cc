@@ -14,7 +14,7 @@ json Ratios(const json& theirs, const json& ours) {
   for (const auto& [name, value] : theirs.items()) {
     const bool rate = name.ends_with("tok_s");
     if (!value.is_number() || (!rate && !name.ends_with("_ms"))) continue;
-    const char* const own = rate ? "tok_s" : ours.contains("ms") ? "ms" : "step_ms";
+    const char* const own = rate ? "tok_s" : ours.contains("ms") ? "ms" : "token_ms";
     if (!ours.contains(own)) continue;
     const double a = ours[own].get<double>(), b = value.get<double>();
     ratios["speed_over_" + name] = rate ? a / b : b / a;

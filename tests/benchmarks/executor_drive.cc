@@ -110,7 +110,7 @@ absl::Status ExecutorDrive::Begin(Slots slots) {
   return Finish(std::move(plan));
 }
 
-absl::Status ExecutorDrive::Fill(Slots slots, int64_t length) {
+absl::Status ExecutorDrive::Fill(Slots slots, int64_t length, const std::function<int64_t(int32_t slot)>& extra) {
   const ExecutorInfo& info = executor_.info();
   for (size_t first = 0; first < slots.size(); first += kFilledTogether) {
     const Slots group = slots.subspan(first, std::min(kFilledTogether, slots.size() - first));
@@ -118,7 +118,8 @@ absl::Status ExecutorDrive::Fill(Slots slots, int64_t length) {
     std::vector<PlanItem> plan;
     for (const int32_t slot : group) {
       executor_.Reset(slot);
-      texts.push_back(Ids(info.vocab_size, length + slot % info.stride, static_cast<uint32_t>(slot)));
+      const int64_t more = extra ? extra(slot) : slot % info.stride;
+      texts.push_back(Ids(info.vocab_size, length + more, static_cast<uint32_t>(slot)));
     }
     BindSampling(group);
     for (size_t i = 0; i < group.size(); ++i) {
@@ -158,7 +159,10 @@ absl::StatusOr<Stretch> ExecutorDrive::Draw(const std::function<Slots(int64_t st
       if (counts && came > 0) stretch.intervals.push_back(now - came);
       came = now;
     }
-    if (counts) stretch.longest_gap = std::max(stretch.longest_gap, now - previous);
+    if (counts) {
+      stretch.steps.push_back(now - previous);
+      stretch.longest_gap = std::max(stretch.longest_gap, now - previous);
+    }
     previous = now;
     if (!counts) begin = now;
   }

@@ -18,7 +18,8 @@ struct Stretch {
   int64_t tokens = 0;    // ids drawn
   int64_t deferred = 0;  // items
   double seconds = 0;
-  double longest_gap = 0;         // between the results of two successive steps
+  double longest_gap = 0;         // the longest of `steps`, from the last step that did not count on
+  std::vector<double> steps;      // between the results of two successive steps
   std::vector<double> intervals;  // between two successive ids of one slot
 };
 
@@ -28,8 +29,8 @@ class ExecutorDrive {
 
   explicit ExecutorDrive(Executor& executor) : executor_(executor) {}
 
-  // Gives each slot, emptied, `length` + slot % stride random ids, and draws the first id.
-  absl::Status Fill(Slots slots, int64_t length);
+  // Gives each slot, emptied, `length` + slot % stride random ids, or `length` + extra(slot), and draws the first id.
+  absl::Status Fill(Slots slots, int64_t length, const std::function<int64_t(int32_t slot)>& extra = nullptr);
   // Binds sampling parameters and draws at the present position: after a Load, for example.
   absl::Status Begin(Slots slots);
   // Submits `plan` and waits; what is deferred again, until nothing is.

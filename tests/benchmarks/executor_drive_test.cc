@@ -28,8 +28,18 @@ TEST_P(ExecutorDriveTest, CountsEachIdOnceHoweverManyItemsWereDeferred) {
   EXPECT_EQ(stretch->deferred > 0, GetParam().defer > 0);
   EXPECT_LE(stretch->intervals.size(), static_cast<size_t>(stretch->tokens));
   EXPECT_GE(stretch->intervals.size(), static_cast<size_t>(stretch->tokens) - 4);
+  EXPECT_EQ(stretch->steps.size(), 40U);
+  EXPECT_NEAR(std::accumulate(stretch->steps.begin(), stretch->steps.end(), 0.0), stretch->seconds, 1e-9);
   EXPECT_GT(stretch->seconds, 0);
   EXPECT_LE(stretch->longest_gap, stretch->seconds);
+}
+
+TEST_P(ExecutorDriveTest, FillsToLengthsAsAsked) {
+  if (GetParam().defer > 0) return;  // the fake absorbs anew what it deferred
+  ASSERT_TRUE(drive_.Fill(slots_, 20).ok());
+  for (const int32_t slot : slots_) EXPECT_EQ(executor_.position(slot), 20 + slot % executor_.info().stride);
+  ASSERT_TRUE(drive_.Fill(slots_, 20, [](int32_t slot) { return 3 * slot; }).ok());
+  for (const int32_t slot : slots_) EXPECT_EQ(executor_.position(slot), 20 + 3 * slot);
 }
 
 TEST_P(ExecutorDriveTest, GoesOnWithSessionsThatWereSavedAndLoaded) {

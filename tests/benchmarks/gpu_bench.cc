@@ -27,6 +27,7 @@ struct Line {
 constexpr Line kLines[] = {
     {"machine", &MachineLine},
     {"hop_whole", &HopWholeLine},
+    {"random_phases", &RandomPhasesLine},
     {"slide", &SlideLine},
     {"mamba_step", &MambaStepLine},
     {"ingest", &IngestLine},

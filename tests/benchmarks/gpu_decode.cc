@@ -1,7 +1,10 @@
-// Lines of whole tokens: hop_whole, slide, resident.
+// Lines of whole tokens: hop_whole, slide, random_phases, resident.
 #include <algorithm>
 #include <numeric>
+#include <random>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "model/base/status_macros.h"
 #include "tests/benchmarks/executor_drive.h"
@@ -21,25 +24,37 @@ int64_t Strides(const GpuBenchOptions& options, int batch) {
   return options.Scale(batch <= 16 ? 32 : batch <= 64 ? 16 : batch <= 256 ? 8 : 4, 1);
 }
 
-json FiguresOfStretch(Stretch stretch) {
-  std::vector<double>& times = stretch.intervals;
+// NAME_ms, their mean, NAME_ms_p50, NAME_ms_p99 and NAME_p99_over_mean.
+void AddTimes(const std::string& name, std::vector<double> times, json* figures) {
   std::sort(times.begin(), times.end());
   const double mean = std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
   const double p99 = times[times.size() * 99 / 100];
-  return {{"tok_s", static_cast<double>(stretch.tokens) / stretch.seconds},
-          {"step_ms", mean * 1e3},
-          {"step_ms_p50", times[times.size() / 2] * 1e3},
-          {"step_ms_p99", p99 * 1e3},
-          {"p99_over_mean", p99 / mean},
-          {"deferred", static_cast<double>(stretch.deferred) / static_cast<double>(stretch.tokens + stretch.deferred)}};
+  figures->update({{name + "_ms", mean * 1e3},
+                   {name + "_ms_p50", times[times.size() / 2] * 1e3},
+                   {name + "_ms_p99", p99 * 1e3},
+                   {name + "_p99_over_mean", p99 / mean}});
 }
 
-absl::StatusOr<json> WholeTokens(const GpuBenchOptions& options, Executor& executor, int batch, int64_t strides) {
+json FiguresOfStretch(Stretch stretch) {
+  json figures = {
+      {"tok_s", static_cast<double>(stretch.tokens) / stretch.seconds},
+      {"deferred", static_cast<double>(stretch.deferred) / static_cast<double>(stretch.tokens + stretch.deferred)}};
+  AddTimes("token", std::move(stretch.intervals), &figures);
+  AddTimes("step", std::move(stretch.steps), &figures);
+  return figures;
+}
+
+enum class Phases { kEven, kRandom };
+
+absl::StatusOr<json> WholeTokens(const GpuBenchOptions& options, Executor& executor, int batch, int64_t strides,
+                                 Phases phases) {
   const int64_t stride = executor.info().stride;
   ExecutorDrive drive(executor);
   const std::vector<int32_t> slots = SlotRange(0, batch);
   ASSIGN_OR_RETURN(const int64_t length, FullLength(options));
-  RETURN_IF_ERROR(drive.Fill(slots, length));
+  std::mt19937 random(1);
+  const auto any = [&](int32_t) { return static_cast<int64_t>(random() % static_cast<uint32_t>(stride)); };
+  RETURN_IF_ERROR(phases == Phases::kRandom ? drive.Fill(slots, length, any) : drive.Fill(slots, length));
   // Every shape of a step has come often before it counts: some are captured as graphs at their third coming.
   RETURN_IF_ERROR(drive.Draw(slots, 1, options.Scale(4, 1) * stride).status());
   return MedianFigures(options.rounds, [&]() -> absl::StatusOr<json> {
@@ -49,11 +64,11 @@ absl::StatusOr<json> WholeTokens(const GpuBenchOptions& options, Executor& execu
 }
 
 json WholeTokensLine(const GpuBenchOptions& options, const RunnerOptions& runner, const std::vector<int>& batches,
-                     int64_t divisor) {
+                     int64_t divisor, Phases phases) {
   return OverBatches(
       runner, batches, [](int batch) { return batch; },
       [&](Executor& executor, int batch) {
-        return WholeTokens(options, executor, batch, std::max<int64_t>(Strides(options, batch) / divisor, 1));
+        return WholeTokens(options, executor, batch, std::max<int64_t>(Strides(options, batch) / divisor, 1), phases);
       });
 }
 
@@ -90,7 +105,13 @@ absl::StatusOr<json> RoundRobin(const GpuBenchOptions& options, Executor& execut
 }  // namespace
 
 json HopWholeLine(const GpuBenchOptions& options) {
-  return WholeTokensLine(options, GpuRunner(options, 1), WholeTokenBatches(options), 1);
+  return WholeTokensLine(options, GpuRunner(options, 1), WholeTokenBatches(options), 1, Phases::kEven);
+}
+
+json RandomPhasesLine(const GpuBenchOptions& options) {
+  std::vector<int> batches = WholeTokenBatches(options);
+  std::erase_if(batches, [](int batch) { return batch == 1; });
+  return WholeTokensLine(options, GpuRunner(options, 1), batches, 1, Phases::kRandom);
 }
 
 json SlideLine(const GpuBenchOptions& options) {
@@ -98,7 +119,7 @@ json SlideLine(const GpuBenchOptions& options) {
   runner.window_policy = WindowPolicy::kSlide;
   std::vector<int> batches = WholeTokenBatches(options);
   std::erase_if(batches, [](int batch) { return batch > kMostSlide; });
-  return WholeTokensLine(options, runner, batches, 2);
+  return WholeTokensLine(options, runner, batches, 2, Phases::kEven);
 }
 
 json ResidentLine(const GpuBenchOptions& options) {

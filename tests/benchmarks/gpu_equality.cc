@@ -1,14 +1,16 @@
-// equality: how far a bfloat16 window is from a float32 one, on a trained model and a real text. Two questions:
+// equality: how far a window of 16-bit numbers is from a float32 one, on a trained model and a real text. Two
+// questions:
 //
-//   the window alone   kl_nats: at each write the bfloat16 session is given the float32 one's state, so both windows
+//   the window alone   kl_nats: at each write the rounded session is given the float32 one's state, so both windows
 //                      hold the same memory vectors; between writes a state changes by its tokens only
-//   end to end         perplexities: the bfloat16 session keeps its own memory
+//   end to end         perplexities: the rounded session keeps its own memory
 #include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -66,9 +68,9 @@ double Divergence(std::span<const double> p, std::span<const double> q) {
 
 class Comparison {
  public:
-  Comparison(std::unique_ptr<SlotRunner> float32, std::unique_ptr<SlotRunner> bfloat16)
+  Comparison(std::unique_ptr<SlotRunner> float32, std::unique_ptr<SlotRunner> rounded)
       : float32_(std::move(float32)),
-        bfloat16_(std::move(bfloat16)),
+        short_(std::move(rounded)),
         vocabulary_(static_cast<size_t>(float32_->config().vocab_size)),
         state_(float32_->layout().bytes()),
         exact_(vocabulary_),
@@ -80,41 +82,42 @@ class Comparison {
     float32_->Step({&slot, 1}, {&id, 1}, exact_.data());
     const std::span<float> own = std::span(rounded_).first(vocabulary_), given = std::span(rounded_).last(vocabulary_);
     if (WritesAt(float32_->config(), float32_->position(slot))) {
-      bfloat16_->Step({&kOwn, 1}, {&id, 1}, own.data());
+      short_->Step({&kOwn, 1}, {&id, 1}, own.data());
       float32_->Save(slot, state_);
-      bfloat16_->Load(kGiven, state_);
-      bfloat16_->Logits({&kGiven, 1}, given.data());
+      short_->Load(kGiven, state_);
+      short_->Logits({&kGiven, 1}, given.data());
     } else {
       const int32_t both[] = {kOwn, kGiven};
-      bfloat16_->Step(both, ids, rounded_.data());
+      short_->Step(both, ids, rounded_.data());
     }
     const std::vector<double> exact = LogProbabilities(exact_);
     divergence_ += Divergence(exact, LogProbabilities(given));
     nll_float32_ -= exact[static_cast<size_t>(next)];
-    nll_bfloat16_ -= LogProbabilities(own)[static_cast<size_t>(next)];
+    nll_short_ -= LogProbabilities(own)[static_cast<size_t>(next)];
     ++tokens_;
   }
   json Figures() const {
     const auto mean = [&](double sum) { return sum / static_cast<double>(tokens_); };
     return {{"kl_nats", mean(divergence_)},
             {"perplexity_float32", std::exp(mean(nll_float32_))},
-            {"perplexity_bfloat16", std::exp(mean(nll_bfloat16_))},
-            {"perplexity_ratio", std::exp(mean(nll_bfloat16_ - nll_float32_))},
+            {"perplexity", std::exp(mean(nll_short_))},
+            {"perplexity_ratio", std::exp(mean(nll_short_ - nll_float32_))},
             {"tokens", tokens_},
             {"float32", float32_->numerics_id()},
-            {"bfloat16", bfloat16_->numerics_id()}};
+            {"numerics_id", short_->numerics_id()}};
   }
 
  private:
-  const std::unique_ptr<SlotRunner> float32_, bfloat16_;
+  const std::unique_ptr<SlotRunner> float32_, short_;
   const size_t vocabulary_;
   std::vector<std::byte> state_;
   std::vector<float> exact_, rounded_;  // logits: [V], and [2, V] of kOwn and kGiven
-  double divergence_ = 0, nll_float32_ = 0, nll_bfloat16_ = 0;
+  double divergence_ = 0, nll_float32_ = 0, nll_short_ = 0;
   int64_t tokens_ = 0;
 };
 
-absl::StatusOr<std::unique_ptr<SlotRunner>> NewRunner(const GpuBenchOptions& options, const char* dtype, int slots) {
+absl::StatusOr<std::unique_ptr<SlotRunner>> NewRunner(const GpuBenchOptions& options, const std::string& dtype,
+                                                      int slots) {
   RunnerOptions runner = GpuRunner(options, slots);
   runner.model_dir = options.reference;
   runner.dtype = dtype;
@@ -128,9 +131,10 @@ json EqualityLine(const GpuBenchOptions& options) {
   if (options.reference.empty()) return {};
   return {{"1", FiguresOf(1, [&]() -> absl::StatusOr<json> {
              ASSIGN_OR_RETURN(std::unique_ptr<SlotRunner> float32, NewRunner(options, "float32", 1));
-             ASSIGN_OR_RETURN(std::unique_ptr<SlotRunner> bfloat16, NewRunner(options, "bfloat16", 2));
+             ASSIGN_OR_RETURN(std::unique_ptr<SlotRunner> rounded,
+                              NewRunner(options, options.dtype == "float32" ? "bfloat16" : options.dtype, 2));
              ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadText(options, float32->config().vocab_size));
-             Comparison comparison(std::move(float32), std::move(bfloat16));
+             Comparison comparison(std::move(float32), std::move(rounded));
              for (size_t i = 0; i + 1 < ids.size(); ++i) comparison.Take(ids[i], ids[i + 1]);
              return comparison.Figures();
            })}};

@@ -16,10 +16,13 @@ namespace smt::bench {
 // weights being there), work_bytes, state_bytes, slot_bytes, capacity_slots}.
 nlohmann::json MachineLine(const GpuBenchOptions& options);
 
-// Whole tokens: tok_s; of the time between successive ids of one stream the mean step_ms, step_ms_p50, step_ms_p99 and
-// p99_over_mean; deferred, of 1 item.
+// Whole tokens: tok_s; deferred, of 1 item; of the time between successive ids of one stream the mean token_ms,
+// token_ms_p50, token_ms_p99 and token_p99_over_mean; of the time between the results of successive steps step_ms and
+// the same. The end of a stride takes a session two steps, other sessions one.
 nlohmann::json HopWholeLine(const GpuBenchOptions& options);
 nlohmann::json SlideLine(const GpuBenchOptions& options);
+// hop_whole of several sessions at phases drawn at random, as requests come.
+nlohmann::json RandomPhasesLine(const GpuBenchOptions& options);
 
 // ms of one write of each session, pooling included, through the SlotRunner.
 nlohmann::json MambaStepLine(const GpuBenchOptions& options);
@@ -44,9 +47,10 @@ nlohmann::json LateOverEarlyLine(const GpuBenchOptions& options);
 // (nondeterministic names it). Null where there is none.
 nlohmann::json DeterminismPriceLine(const GpuBenchOptions& options);
 
-// A trained model in float32 and bfloat16 under hop, {"1": ...}: kl_nats, the mean divergence of the bfloat16 window's
-// distribution from the float32 one's, both given the float32 memory; perplexity_float32, perplexity_bfloat16 and
-// perplexity_ratio (bfloat16 over float32) end to end; tokens. Null without a reference.
+// A trained model in float32 and `dtype` (bfloat16 where that is float32) under hop, {"1": ...}: kl_nats, the mean
+// divergence of the rounded window's distribution from the float32 one's, both given the float32 memory;
+// perplexity_float32, perplexity and perplexity_ratio (the latter over the former) end to end; tokens, numerics_id.
+// Null without a reference.
 nlohmann::json EqualityLine(const GpuBenchOptions& options);
 
 // A server process over loopback at 256 streams over the engine alone: server_tok_s, engine_tok_s, ratio.

@@ -18,7 +18,7 @@ CLI::App* AddGpu(CLI::App& app, smt::bench::GpuBenchOptions& gpu) {
   CLI::App* command = app.add_subcommand("gpu", "One device, used as the server uses it");
   command->add_option("--model_dir", gpu.model_dir, "Model folder")->required();
   command->add_option("--device", gpu.device, "cuda:N, or cpu for a dry run")->capture_default_str();
-  command->add_option("--dtype", gpu.dtype, "bfloat16 or float32")->capture_default_str();
+  command->add_option("--dtype", gpu.dtype, "bfloat16, float16 or float32")->capture_default_str();
   command->add_option("--batches", gpu.batches, "Sessions that step together. Default: 1,64,256,1024")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
