@@ -73,7 +73,10 @@ class Engine::Impl {
         return absl::FailedPreconditionError("the session is not in a slot, and there is nothing to restore it from");
       };
     }
-    if (!spec.stop_strings.empty()) request->stop_matcher = std::make_unique<StopMatcher>(spec.stop_strings);
+    if (!spec.stop_strings.empty()) {
+      request->stop_matcher = std::make_unique<StopMatcher>(spec.stop_strings);
+      for (const int32_t id : spec.generated) request->stop_matcher->Append((*options_.token_bytes)[id]);
+    }
     request->spec = std::move(spec);
     return inbox_.Submit(std::move(request));
   }

@@ -82,6 +82,9 @@ struct EngineRequest {
   int64_t head = 0;             // the session's log position before `prompt`
   std::vector<int32_t> prompt;  // ids at head+1 ..; may be empty when head >= 1
   std::vector<int32_t> recent;  // the last <= m ids of the log before `prompt` (for the repetition penalty)
+  // Of a request that goes on: what it has generated, the last ids of the log before `head`; then `recent` is what
+  // comes before these, and `prompt` is empty. Penalties, min_tokens and stop strings count them, max_tokens does not.
+  std::vector<int32_t> generated;
   std::shared_ptr<const SamplingParams> sampling;
   int64_t max_tokens = 0;                 // 0 ingests only
   std::vector<int32_t> stop_tokens;       // eos included unless ignored; a stop token is part of the log

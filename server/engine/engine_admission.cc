@@ -127,7 +127,7 @@ void EngineLoop::Begin(Request* request, std::vector<int32_t> before) {
     std::vector<int32_t> prior = std::move(spec.recent);
     prior.insert(prior.end(), spec.prompt.begin(), spec.prompt.end());
     const size_t skipped = prior.size() - std::min(prior.size(), static_cast<size_t>(info_.input_tokens));
-    executor_.BindSampling(request->slot, spec.sampling, std::span(prior).subspan(skipped), {});
+    executor_.BindSampling(request->slot, spec.sampling, std::span(prior).subspan(skipped), spec.generated);
   }
   request->feed = PromptFeed(
       std::move(before), spec.prompt,

@@ -223,7 +223,8 @@ void EngineLoop::TakeDraw(Request* request, ItemResult& result) {
   }
   if (request->stop_matcher != nullptr) {
     const int32_t match = request->stop_matcher->Append((*options_.token_bytes)[result.id]).index;
-    if (match >= 0 && request->generated >= spec.sampling->min_tokens) {
+    const int64_t generated = static_cast<int64_t>(spec.generated.size()) + request->generated;
+    if (match >= 0 && generated >= spec.sampling->min_tokens) {
       return Finish(request, FinishReason::kStopString, absl::OkStatus(), -1, match);
     }
   }

@@ -26,6 +26,8 @@ enum class Metric {
   kSessionOperationsTotal,
   kSessionRestoresTotal,
   kSessionRecomputedTokensTotal,
+  kStreamsResumedTotal,
+  kTokensReplayedTotal,
   kSnapshotCorruptionTotal,
   kStoreErrorsTotal,
   kTimeToFirstTokenSeconds,

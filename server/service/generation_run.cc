@@ -15,6 +15,11 @@ namespace smt {
 namespace {
 
 constexpr absl::Duration kProgressInterval = absl::Seconds(1);
+constexpr int kMostIdsAtOnce = 16384;  // of a message
+
+absl::Status TakenOver() {
+  return WithDetails(absl::AbortedError("ResumeGenerate has taken the stream over"), {.reason = "TAKEN_OVER"});
+}
 
 std::vector<std::string> StopStrings(const v1::GenerationSpec& spec) {
   return {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()};
@@ -30,19 +35,27 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
       arrival_(start.arrival),
       turn_(std::move(start.turn)),
       session_id_(turn_ ? turn_->session().id : ""),
-      head_(turn_ ? turn_->session().position : 0),
+      head_(start.resumed ? start.resumed->start_position
+            : turn_       ? turn_->session().position
+                          : 0),
+      prompt_tokens_(start.resumed ? start.resumed->prompt_tokens : static_cast<int64_t>(prompt_.size())),
+      resumed_ids_(start.resumed ? std::move(start.resumed->ids) : std::vector<int32_t>()),
+      max_tokens_(start.max_tokens),
+      piecewise_to_(start.resumed ? start.resumed->after.position : 0),
       assembler_(&context->codec->token_bytes(), StopStrings(spec_), spec_.stopping().min_tokens()),
       last_progress_(absl::Now()),
-      digest_(turn_ ? turn_->session().branch : 0, spec_.request_id()) {
-  const auto prompt_tokens = static_cast<int64_t>(prompt_.size());
+      last_tokens_(absl::Now()),
+      digest_(turn_ ? turn_->session().branch : 0, spec_.request_id()),
+      skip_(start.resumed ? std::optional(start.resumed->after) : std::nullopt, head_ + prompt_tokens_) {
   absl::MutexLock lock(&mu_);
-  released_position_ = log_position_ = head_ + prompt_tokens;
+  released_position_ = head_ + prompt_tokens_;
+  log_position_ = released_position_ + static_cast<int64_t>(resumed_ids_.size());
   durable_position_ = turn_ ? turn_->durable_position() : 0;
   if (turn_) started_.set_session(SessionName(session_id_));
   started_.set_request_id(spec_.request_id());
   started_.set_branch(turn_ ? turn_->session().branch : 0);
   started_.set_start_position(head_);
-  started_.set_prompt_tokens(prompt_tokens);
+  started_.set_prompt_tokens(prompt_tokens_);
   started_.set_seed(static_cast<int64_t>(start.seed));
   started_.set_max_tokens(start.max_tokens);
   started_.set_durable_position(durable_position_);
@@ -55,7 +68,51 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
     *first->add_logprobs() = ToProto(*context_->codec, prompt_[0], nullptr);
   }
   if (spec_.output().echo()) AppendEcho(*context_->codec, prompt_, head_, &events_);
-  context_->metrics->Add(Metric::kPromptTokensTotal, static_cast<double>(prompt_tokens));
+  context_->metrics->Add(Metric::kPromptTokensTotal, static_cast<double>(prompt_.size()));
+  if (start.resumed) Recall();
+}
+
+// Goes through what was generated before as it was gone through then, so that what is held back, the digest and the
+// pieces are the same.
+void GenerationRun::Recall() {
+  skip_.Wants(released_position_, digest_);
+  // The engine counts from here on, the reader from further back.
+  consumed.store(-static_cast<int64_t>(resumed_ids_.size()), std::memory_order_relaxed);
+  int64_t position = released_position_;
+  for (const int32_t id : resumed_ids_) {
+    TokenOutput token;
+    token.id = id;
+    token.position = ++position;
+    TextAssembler::Released released;
+    if (!IsStopToken(id)) assembler_.Append(std::move(token), &released);
+    if (!released.empty()) Release(std::move(released));
+    if (chunk_ && chunk_->token_ids_size() >= kMostIdsAtOnce) {
+      *events_.emplace_back().mutable_chunk() = *std::exchange(chunk_, std::nullopt);
+    }
+  }
+}
+
+absl::Status GenerationRun::resume_status() const {
+  absl::MutexLock lock(&mu_);
+  return skip_.Check(session_id_);
+}
+
+std::optional<FinishInfo> GenerationRun::EndOfResumed() const {
+  FinishInfo info;
+  info.position = log_position();
+  info.resident = true;
+  if (!resumed_ids_.empty() && IsStopToken(resumed_ids_.back())) {
+    info.reason = FinishReason::kStopToken;
+    info.stop_token = resumed_ids_.back();
+  } else if (assembler_.found_stop_string()) {
+    info.reason = FinishReason::kStopString;
+    info.stop_string = assembler_.stop_string();
+  } else if (static_cast<int64_t>(resumed_ids_.size()) >= max_tokens_) {
+    info.reason = FinishReason::kMaxTokens;
+  } else {
+    return std::nullopt;
+  }
+  return info;
 }
 
 GenerationRun::~GenerationRun() = default;
@@ -65,7 +122,7 @@ void GenerationRun::SetHandle(RequestHandle handle) {
   {
     absl::MutexLock lock(&mu_);
     handle_ = handle;
-    cancel = cancelled_ || (disconnected_ && DisconnectPolicy() != v1::DISCONNECT_POLICY_CONTINUE);
+    cancel = cancelled_ || parked_ || (disconnected_ && DisconnectPolicy() != v1::DISCONNECT_POLICY_CONTINUE);
   }
   if (cancel) context_->engine->Cancel(handle);
 }
@@ -89,12 +146,16 @@ int64_t GenerationRun::log_position() const {
   return log_position_;
 }
 
-void GenerationRun::Cancel(std::function<void()> done) {
+void GenerationRun::Cancel(std::function<void()> done) { EndEarly(&GenerationRun::cancelled_, std::move(done)); }
+
+void GenerationRun::Park(std::function<void()> done) { EndEarly(&GenerationRun::parked_, std::move(done)); }
+
+void GenerationRun::EndEarly(bool GenerationRun::*how, std::function<void()> done) {
   std::optional<RequestHandle> handle;
   {
     absl::MutexLock lock(&mu_);
     if (!ended_) {
-      cancelled_ = true;
+      this->*how = true;
       handle = handle_;
       on_end_.push_back(std::move(done));
       done = nullptr;
@@ -135,61 +196,109 @@ void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
   if (tokens.empty()) return;
   const absl::Time now = absl::Now();
   // Tokens that come together share the time since the ones before; the first of all has none before it.
-  const bool first = generated_ == 0;
+  const bool first = first_token_ == absl::InfiniteFuture();
   if (first) first_token_ = last_tokens_ = now;
   const absl::Duration each = (now - last_tokens_) / static_cast<int64_t>(tokens.size());
   for (size_t i = first ? 1 : 0; i < tokens.size(); ++i) {
     context_->metrics->Observe(Metric::kInterTokenLatencySeconds, each);
   }
   last_tokens_ = now;
-  generated_ += static_cast<int64_t>(tokens.size());
   if (turn_) {
     std::vector<int32_t> ids;
     ids.reserve(tokens.size());
     for (const TokenOutput& token : tokens) ids.push_back(token.id);
     turn_->Append(ids);
   }
-  TextAssembler::Released released;
+  std::vector<TextAssembler::Released> released(1);
   for (const TokenOutput& token : tokens) {
-    if (!IsStopToken(token.id)) assembler_.Append(token, &released);
+    // Before the point where a resumed stream's reader stands, pieces are as small as they can have been.
+    if (token.position <= piecewise_to_) released.emplace_back();
+    if (!IsStopToken(token.id)) assembler_.Append(token, &released.back());
+    if (token.position == piecewise_to_) released.emplace_back();
   }
   const int64_t durable = turn_ ? turn_->durable_position() : 0;
-  bool notify = false;
+  bool notify = false, diverged = false;
   std::optional<RequestHandle> wake;
   {
     absl::MutexLock lock(&mu_);
     log_position_ = tokens.back().position;
-    durable_position_ = durable;
-    if (disconnected_) {
-      // Nobody reads (CONTINUE): the log keeps the tokens, and nothing may hold the engine back.
-      consumed.fetch_add(static_cast<int64_t>(tokens.size()), std::memory_order_relaxed);
-      unwoken_tokens_ += static_cast<int64_t>(tokens.size());
-      if (unwoken_tokens_ >= kWakeInterval) {
-        unwoken_tokens_ = 0;
-        wake = handle_;
-      }
-    }
-    if (!released.empty()) {
-      Release(std::move(released));
+    durable_position_ = std::max(durable_position_, durable);
+    // Nobody reads (CONTINUE): the log keeps the tokens, and nothing may hold the engine back.
+    if (disconnected_) Consume(static_cast<int64_t>(tokens.size()));
+    for (TextAssembler::Released& piece : released) {
+      if (piece.empty()) continue;
+      Release(std::move(piece));
       notify = true;
     }
+    if (unwoken_tokens_ >= kWakeInterval) {
+      unwoken_tokens_ = 0;
+      wake = handle_;
+    }
+    diverged = !skip_.Check(session_id_).ok();
+    if (diverged) wake = handle_;
   }
+  if (diverged && wake) context_->engine->Cancel(*wake);
   if (wake) context_->engine->Wake(*wake);
   if (notify) Notify();
+}
+
+void GenerationRun::Consume(int64_t tokens) {
+  consumed.fetch_add(tokens, std::memory_order_relaxed);
+  unwoken_tokens_ += tokens;
 }
 
 void GenerationRun::Release(TextAssembler::Released released) {
   for (const TokenOutput& token : released.tokens) digest_.Add(token.id);
   if (!released.tokens.empty()) released_position_ = released.tokens.back().position;
-  if (disconnected_) return;
-  if (!chunk_) chunk_.emplace();
-  for (const TokenOutput& token : released.tokens) {
-    chunk_->add_token_ids(token.id);
-    if (token.has_logprobs) *chunk_->add_logprobs() = ToProto(*context_->codec, token.id, &token.logprobs);
+  if (!skip_.Wants(released_position_, digest_) || !skip_.Check(session_id_).ok()) {
+    if (!disconnected_) Consume(static_cast<int64_t>(released.tokens.size()));
+    return;
   }
-  chunk_->mutable_text()->append(released.text);
-  chunk_->set_position(released_position_);
-  chunk_->set_digest(digest_.bytes());
+  if (disconnected_) return;
+  v1::GenerationChunk& piece = pieces_.emplace_back();
+  for (const TokenOutput& token : released.tokens) {
+    piece.add_token_ids(token.id);
+    if (token.has_logprobs) *piece.add_logprobs() = ToProto(*context_->codec, token.id, &token.logprobs);
+  }
+  piece.set_text(std::move(released.text));
+  piece.set_position(released_position_);
+  piece.set_digest(digest_.bytes());
+  Promote();
+}
+
+void GenerationRun::Promote() {
+  while (!pieces_.empty() && (!sends_durable() || pieces_.front().position() <= durable_position_)) {
+    v1::GenerationChunk& piece = pieces_.front();
+    if (!chunk_) {
+      chunk_ = std::move(piece);
+    } else {
+      chunk_->mutable_token_ids()->MergeFrom(piece.token_ids());
+      chunk_->mutable_logprobs()->MergeFrom(piece.logprobs());
+      chunk_->mutable_text()->append(piece.text());
+      chunk_->set_position(piece.position());
+      chunk_->set_digest(piece.digest());
+    }
+    pieces_.pop_front();
+  }
+}
+
+void GenerationRun::WatchDurability() {
+  if (!sends_durable()) return;
+  turn_->Watch([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->OnDurable();
+  });
+}
+
+void GenerationRun::OnDurable() {
+  std::optional<RequestHandle> failed;
+  {
+    absl::MutexLock lock(&mu_);
+    durable_position_ = std::max(durable_position_, turn_->durable_position());
+    Promote();
+    if (!turn_->status().ok()) failed = handle_;  // nothing more would ever be sent
+  }
+  if (failed) context_->engine->Cancel(*failed);
+  Notify();
 }
 
 void GenerationRun::OnSnapshot(int64_t position, std::shared_ptr<const StateBuffer> state) {
@@ -199,18 +308,28 @@ void GenerationRun::OnSnapshot(int64_t position, std::shared_ptr<const StateBuff
 void GenerationRun::OnFinished(const FinishInfo& info) {
   RecordMetrics(info);
   const std::optional<v1::FinishReason> reason = ToProto(info.reason);
-  bool parked = false;
+  bool parked = false, taken_over = false;
+  absl::Status diverged;
   {
     absl::MutexLock lock(&mu_);
+    diverged = skip_.Check(session_id_);
+    taken_over = parked_;
     // A vanished reader's engine request ends as cancelled, but under PARK the generation has not ended.
-    parked = info.reason == FinishReason::kCancelled && !cancelled_ && DisconnectPolicy() == v1::DISCONNECT_POLICY_PARK;
+    parked = info.reason == FinishReason::kCancelled && !cancelled_ &&
+             (parked_ || !diverged.ok() || DisconnectPolicy() == v1::DISCONNECT_POLICY_PARK);
   }
   if (!reason || parked) {
-    const absl::Status status = parked ? absl::CancelledError("the client went away") : BrokenOffStatus(info);
+    const absl::Status status = !parked          ? BrokenOffStatus(info)
+                                : !diverged.ok() ? diverged
+                                : taken_over     ? TakenOver()
+                                                 : absl::CancelledError("the client went away");
     const bool failed = info.reason == FinishReason::kError && !absl::IsUnavailable(info.status);
     if (!turn_) return End(std::nullopt, status);
     turn_->Finish(failed ? RequestState::kFailed : RequestState::kInterrupted, "",
-                  [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
+                  [self = shared_from_this(), status](const absl::Status& written, int64_t) {
+                    // That the log could not be written is worse than that the client went away.
+                    self->End(std::nullopt, written.ok() || !absl::IsCancelled(status) ? status : written);
+                  });
     return;
   }
 
@@ -223,14 +342,15 @@ void GenerationRun::OnFinished(const FinishInfo& info) {
       info.stop_string < spec_.stopping().stop_strings_size()) {
     finished.set_stop_string(spec_.stopping().stop_strings(info.stop_string));
   }
-  finished.mutable_usage()->set_prompt_tokens(static_cast<int64_t>(prompt_.size()));
-  finished.mutable_usage()->set_generated_tokens(info.generated);
+  finished.mutable_usage()->set_prompt_tokens(prompt_tokens_);
+  finished.mutable_usage()->set_generated_tokens(static_cast<int64_t>(resumed_ids_.size()) + info.generated);
   finished.mutable_usage()->set_recomputed_tokens(info.recomputed_tokens);
   v1::Timings* timings = finished.mutable_timings();
   *timings->mutable_queue_time() = smt::ToProto(info.queue_time);
   *timings->mutable_prefill_time() = smt::ToProto(info.prefill_time);
   *timings->mutable_decode_time() = smt::ToProto(info.decode_time);
-  if (generated_ > 0) *timings->mutable_time_to_first_token() = smt::ToProto(first_token_ - arrival_);
+  if (first_token_ != absl::InfiniteFuture())
+    *timings->mutable_time_to_first_token() = smt::ToProto(first_token_ - arrival_);
   finished.set_position(info.position);
   {
     absl::MutexLock lock(&mu_);
@@ -238,22 +358,24 @@ void GenerationRun::OnFinished(const FinishInfo& info) {
     log_position_ = info.position;
     finished.set_text_position(released_position_);
     finished.set_digest(digest_.bytes());
+    diverged = skip_.CheckEnd(session_id_);
   }
   Notify();  // the last chunk need not wait for the disk
   if (!turn_) return End(std::move(finished), absl::OkStatus());
   const RequestState state =
       info.reason == FinishReason::kCancelled ? RequestState::kCancelled : RequestState::kFinished;
   const std::string outcome = finished.SerializeAsString();
-  turn_->Finish(
-      state, outcome,
-      [self = shared_from_this(), finished = std::move(finished)](absl::Status status, int64_t durable) mutable {
-        finished.set_durable_position(durable);
-        if (status.ok()) {
-          self->End(std::move(finished), status);
-        } else {
-          self->End(std::nullopt, status);
-        }
-      });
+  turn_->Finish(state, outcome,
+                [self = shared_from_this(), diverged, finished = std::move(finished)](absl::Status status,
+                                                                                      int64_t durable) mutable {
+                  finished.set_durable_position(durable);
+                  status.Update(diverged);
+                  if (status.ok()) {
+                    self->End(std::move(finished), status);
+                  } else {
+                    self->End(std::nullopt, status);
+                  }
+                });
 }
 
 // Why a stream breaks off without `finished`, and where the session stands.
@@ -291,12 +413,13 @@ void GenerationRun::RecordMetrics(const FinishInfo& info) {
   metrics.Add(Metric::kGenerationsFinishedTotal, 1, {ReasonLabel(info.reason)});
   metrics.Add(Metric::kGenerationTokensTotal, static_cast<double>(info.generated));
   metrics.Add(Metric::kSessionRecomputedTokensTotal, static_cast<double>(info.recomputed_tokens));
-  if (generated_ > 0) metrics.Observe(Metric::kTimeToFirstTokenSeconds, first_token_ - arrival_, {where});
+  if (first_token_ != absl::InfiniteFuture())
+    metrics.Observe(Metric::kTimeToFirstTokenSeconds, first_token_ - arrival_, {where});
   metrics.Observe(Metric::kE2eRequestLatencySeconds, absl::Now() - arrival_);
   metrics.Observe(Metric::kRequestQueueTimeSeconds, info.queue_time);
   metrics.Observe(Metric::kRequestPrefillTimeSeconds, info.prefill_time);
   metrics.Observe(Metric::kRequestDecodeTimeSeconds, info.decode_time);
-  metrics.Observe(Metric::kRequestPromptTokens, static_cast<double>(prompt_.size()));
+  metrics.Observe(Metric::kRequestPromptTokens, static_cast<double>(prompt_tokens_));
   metrics.Observe(Metric::kRequestGenerationTokens, static_cast<double>(info.generated));
   if (turn_) {
     metrics.Observe(Metric::kSessionDurabilityLagTokens,
@@ -305,7 +428,7 @@ void GenerationRun::RecordMetrics(const FinishInfo& info) {
   LogInfo("generation ended", {{"session", session_id_},
                                {"request_id", spec_.request_id()},
                                {"reason", ReasonLabel(info.reason)},
-                               {"prompt_tokens", static_cast<int64_t>(prompt_.size())},
+                               {"prompt_tokens", prompt_tokens_},
                                {"generated_tokens", info.generated},
                                {"position", info.position},
                                {"seconds", absl::Now() - arrival_}});

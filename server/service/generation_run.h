@@ -21,11 +21,19 @@
 #include "server/service/digest.h"
 #include "server/service/event_source.h"
 #include "server/service/service_context.h"
+#include "server/service/stream_skip.h"
 #include "server/service/text_assembler.h"
 #include "server/session/session_manager.h"
 #include "smt/v1/generation.pb.h"
 
 namespace smt {
+
+// What a request that goes on has done.
+struct EarlierPart {
+  int64_t start_position = 0, prompt_tokens = 0;
+  std::vector<int32_t> ids;  // generated, the latest of the log
+  StreamPoint after;         // what the reader has
+};
 
 class GenerationRun final : public GenerationSink,
                             public EventSource<v1::GenerationEvent>,
@@ -41,7 +49,8 @@ class GenerationRun final : public GenerationSink,
     int64_t max_tokens = 0;
     uint64_t seed = 0;
     absl::Time arrival;
-    std::unique_ptr<Turn> turn = nullptr;  // null: ephemeral
+    std::unique_ptr<Turn> turn = nullptr;               // null: ephemeral
+    std::optional<EarlierPart> resumed = std::nullopt;  // of a request that goes on; then `prompt` is empty
   };
 
   GenerationRun(ServiceContext* context, Start start);
@@ -52,11 +61,22 @@ class GenerationRun final : public GenerationSink,
   // Submit refused: the turn is recorded as interrupted. Gives `status` with where the session stands.
   absl::Status Abandon(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Why a resumed one cannot go on: the reader's text is another. Looked at before Submit; then Abandon.
+  absl::Status resume_status() const ABSL_LOCKS_EXCLUDED(mu_);
+  // How a resumed one had ended already, its end not being recorded. Instead of Submit; then OnFinished.
+  std::optional<FinishInfo> EndOfResumed() const;
+
+  // With TOKEN: ids are sent once they are on disk. Before Submit.
+  void WatchDurability();
+
   Turn* turn() const { return turn_.get(); }
+  const std::string& request_id() const { return spec_.request_id(); }
   const std::vector<int32_t>& prompt() const { return prompt_; }
 
   // CancelGeneration. Then calls `done` when the end is recorded; at once if it is already.
   void Cancel(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
+  // Stops at the next token boundary, whatever its policy, so that another stream can go on with it. `done` as above.
+  void Park(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
   v1::GenerationStarted started() const;
   int64_t log_position() const ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -76,8 +96,15 @@ class GenerationRun final : public GenerationSink,
 
  private:
   v1::DisconnectPolicy DisconnectPolicy() const;
+  void EndEarly(bool GenerationRun::*how, std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
   bool IsStopToken(int32_t id) const;
+  void Recall() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Release(TextAssembler::Released released) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Consume(int64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnDurable() ABSL_LOCKS_EXCLUDED(mu_);
+  // Moves what may be sent into chunk_.
+  void Promote() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool sends_durable() const { return turn_ != nullptr && spec_.durability() == v1::DURABILITY_TOKEN; }
   void Notify() ABSL_LOCKS_EXCLUDED(mu_);
   void RecordMetrics(const FinishInfo& info);
   absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);
@@ -89,8 +116,11 @@ class GenerationRun final : public GenerationSink,
   const std::vector<int32_t> stop_tokens_;
   const absl::Time arrival_;
   const std::unique_ptr<Turn> turn_;
-  const std::string session_id_;   // empty: ephemeral
-  const int64_t head_;             // before the prompt
+  const std::string session_id_;  // empty: ephemeral
+  const int64_t head_;            // before the prompt
+  const int64_t prompt_tokens_;
+  const std::vector<int32_t> resumed_ids_;
+  const int64_t max_tokens_, piecewise_to_;
   v1::GenerationStarted started_;  // const after construction
 
   // Delivery thread only.
@@ -98,21 +128,22 @@ class GenerationRun final : public GenerationSink,
   absl::Time last_progress_;
   absl::Time first_token_ = absl::InfiniteFuture();
   absl::Time last_tokens_;
-  int64_t generated_ = 0;
-
   mutable absl::Mutex mu_;
   std::function<void()> notify_ ABSL_GUARDED_BY(mu_);
   std::optional<RequestHandle> handle_ ABSL_GUARDED_BY(mu_);
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;     // by CancelGeneration
+  bool parked_ ABSL_GUARDED_BY(mu_) = false;        // by Park
   bool disconnected_ ABSL_GUARDED_BY(mu_) = false;  // the reader is gone
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status end_status_ ABSL_GUARDED_BY(mu_);
   std::vector<std::function<void()>> on_end_ ABSL_GUARDED_BY(mu_);
   std::deque<v1::GenerationEvent> events_ ABSL_GUARDED_BY(mu_);  // started, echo, prompt log-probabilities
   std::optional<v1::GenerationProgress> progress_ ABSL_GUARDED_BY(mu_);
+  std::deque<v1::GenerationChunk> pieces_ ABSL_GUARDED_BY(mu_);  // released, not to be sent yet
   std::optional<v1::GenerationChunk> chunk_ ABSL_GUARDED_BY(mu_);
   std::optional<v1::GenerationFinished> finished_ ABSL_GUARDED_BY(mu_);
   RunningDigest digest_ ABSL_GUARDED_BY(mu_);
+  StreamSkip skip_ ABSL_GUARDED_BY(mu_);
   int64_t released_position_ ABSL_GUARDED_BY(mu_);
   int64_t log_position_ ABSL_GUARDED_BY(mu_);
   int64_t durable_position_ ABSL_GUARDED_BY(mu_) = 0;

@@ -27,6 +27,10 @@ TakeResult GenerationRun::Take(v1::GenerationEvent* event) {
   if (!events_.empty()) {
     *event = std::move(events_.front());
     events_.pop_front();
+    if (event->has_chunk() && !event->chunk().echo()) {
+      taken_tokens_ = event->chunk().token_ids_size();
+      event->mutable_chunk()->set_durable_position(durable_position_);
+    }
     return TakeResult::kMessage;
   }
   if (chunk_) {
@@ -59,9 +63,7 @@ void GenerationRun::OnWritten() {
   std::optional<RequestHandle> wake;
   {
     absl::MutexLock lock(&mu_);
-    consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
-    unwoken_tokens_ += taken_tokens_;
-    taken_tokens_ = 0;
+    Consume(std::exchange(taken_tokens_, 0));
     if (unwoken_tokens_ >= kWakeInterval && !ended_) {
       unwoken_tokens_ = 0;
       wake = handle_;
@@ -86,6 +88,8 @@ void GenerationRun::OnDisconnect() {
     notify_ = nullptr;
     // What was not read any more counts as consumed, so that a paused generation goes on.
     if (chunk_) consumed.fetch_add(chunk_->token_ids_size(), std::memory_order_relaxed);
+    for (const auto& piece : pieces_) consumed.fetch_add(piece.token_ids_size(), std::memory_order_relaxed);
+    pieces_.clear();
     consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
     taken_tokens_ = 0;
     chunk_.reset();

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "model/base/strings.h"
+#include "server/service/generation_resume.h"
 #include "server/service/generation_run.h"
 #include "server/service/generation_start.h"
 #include "server/service/names.h"
@@ -186,8 +187,31 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::Generate(Call* call, const 
   return unary.get();
 }
 
-GenerationServiceImpl::Stream* GenerationServiceImpl::ResumeGenerate(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kService, "ResumeGenerate");
+GenerationServiceImpl::Stream* GenerationServiceImpl::ResumeGenerate(Call* call, const Bytes* bytes) {
+  auto stream = StreamCall<v1::GenerationEvent>::Make(RpcRecord(context_->metrics, kService, "ResumeGenerate"),
+                                                      [](v1::GenerationEvent event) {
+                                                        v1::ResumeGenerateResponse response;
+                                                        *response.mutable_event() = std::move(event);
+                                                        return Encode(response);
+                                                      });
+  auto request = std::make_shared<v1::ResumeGenerateRequest>();
+  if (absl::Status status = Decode(*bytes, request.get()); !status.ok()) {
+    stream->Fail(status);
+    return stream.get();
+  }
+  // It may wait for a running generation to stop.
+  const bool scheduled =
+      context_->waiters->TrySchedule([context = context_, stream, request, deadline = DeadlineOf(*call)] {
+        auto source = ResumeGeneration(context, *request, stream->record().arrival(), deadline,
+                                       [&stream] { return stream->cancelled(); });
+        if (source.ok()) {
+          stream->Attach(*std::move(source));
+        } else {
+          stream->Fail(source.status());
+        }
+      });
+  if (!scheduled) stream->Fail(PoolFull());
+  return stream.get();
 }
 
 GenerationServiceImpl::Unary* GenerationServiceImpl::GetGeneration(Call*, const Bytes* request, Bytes* response) {

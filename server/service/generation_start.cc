@@ -8,11 +8,10 @@
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "server/base/status_details.h"
-#include "server/service/generation_events.h"
+#include "server/service/generation_parts.h"
 #include "server/service/generation_run.h"
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
-#include "server/service/stored_events.h"
 #include "server/service/validators.h"
 
 namespace smt {
@@ -54,105 +53,6 @@ absl::StatusOr<std::vector<int32_t>> Encode(const ServiceContext& context, const
     return violations.ToStatus();
   }
   return ids;
-}
-
-std::shared_ptr<const SamplingParams> MakeSampling(const v1::GenerationSpec& spec,
-                                                   const std::vector<int32_t>& stop_tokens, uint64_t seed) {
-  auto params = std::make_shared<SamplingParams>();
-  const v1::SamplingOptions& options = spec.sampling();
-  if (options.has_temperature()) params->temperature = options.temperature();
-  params->top_k = options.top_k();
-  if (options.has_top_p()) params->top_p = options.top_p();
-  params->min_p = options.min_p();
-  if (options.has_repetition_penalty()) params->repetition_penalty = options.repetition_penalty();
-  params->presence_penalty = options.presence_penalty();
-  params->frequency_penalty = options.frequency_penalty();
-  for (const v1::LogitBias& bias : options.logit_bias()) params->logit_bias.emplace_back(bias.token_id(), bias.bias());
-  params->seed = seed;
-  params->min_tokens = spec.stopping().min_tokens();
-  params->masked_until_min_tokens = stop_tokens;
-  if (spec.output().has_top_logprobs()) params->top_logprobs = spec.output().top_logprobs();
-  return params;
-}
-
-std::vector<int32_t> StopTokens(const ServiceContext& context, const v1::GenerationSpec& spec) {
-  std::vector<int32_t> ids(spec.stopping().stop_token_ids().begin(), spec.stopping().stop_token_ids().end());
-  const bool has_eos = context.eos && std::find(ids.begin(), ids.end(), *context.eos) != ids.end();
-  if (context.eos && !has_eos && !spec.stopping().ignore_eos()) ids.push_back(*context.eos);
-  return ids;
-}
-
-// A request_id that was used before and has ended: what was sent then, computed from the log.
-absl::StatusOr<std::shared_ptr<GenerationEvents>> Replay(ServiceContext* context, const v1::GenerationSpec& spec,
-                                                         const std::string& session_id, const RequestRecord& record) {
-  const bool has_outcome = record.state == RequestState::kFinished || record.state == RequestState::kCancelled;
-  v1::GenerationFinished finished;
-  if (!has_outcome || !finished.ParseFromString(record.outcome)) {
-    const bool parked = record.state == RequestState::kInterrupted;
-    return WithDetails(
-        absl::FailedPreconditionError(StrCat("request ", ShowValue(record.request_id),
-                                             parked ? " was interrupted" : " failed", " at position ",
-                                             record.end_position, "; go on from there with a new request_id")),
-        {.reason = parked ? "REQUEST_PARKED" : "REQUEST_FAILED",
-         .metadata = {{"position", StrCat(record.end_position)}},
-         .preconditions = {{"REQUEST_STATE", SessionName(session_id), parked ? "interrupted" : "failed"}}});
-  }
-  std::deque<v1::GenerationEvent> events;
-  RunningDigest digest(record.branch, record.request_id);
-  v1::GenerationStarted* started = events.emplace_back().mutable_started();
-  started->set_session(SessionName(session_id));
-  started->set_request_id(record.request_id);
-  started->set_branch(record.branch);
-  started->set_start_position(record.start_position);
-  started->set_prompt_tokens(record.prompt_tokens);
-  started->set_seed(static_cast<int64_t>(record.seed));
-  started->set_max_tokens(spec.stopping().has_max_tokens() ? spec.stopping().max_tokens()
-                                                           : context->limits.default_max_tokens);
-  started->set_durable_position(record.end_position);
-  started->set_digest(digest.bytes());
-  started->set_replayed(true);
-
-  const int64_t first = record.start_position + record.prompt_tokens + 1;
-  if (spec.output().echo() && record.prompt_tokens > 0) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
-                     context->sessions->ReadLog(session_id, record.start_position + 1, first - 1));
-    AppendEcho(*context->codec, prompt, record.start_position, &events);
-  }
-  if (finished.position() >= first) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                     context->sessions->ReadLog(session_id, first, finished.position()));
-    const std::vector<int32_t> stop_tokens = StopTokens(*context, spec);
-    TextAssembler assembler(&context->codec->token_bytes(),
-                            {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()},
-                            spec.stopping().min_tokens());
-    TextAssembler::Released released;
-    const auto flush = [&] {
-      if (released.empty()) return;
-      v1::GenerationChunk* chunk = events.emplace_back().mutable_chunk();
-      for (const TokenOutput& token : released.tokens) {
-        chunk->add_token_ids(token.id);
-        digest.Add(token.id);
-      }
-      chunk->set_text(std::move(released.text));
-      chunk->set_position(assembler.released_position());
-      chunk->set_durable_position(record.end_position);
-      chunk->set_digest(digest.bytes());
-      released = {};
-    };
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const bool stop = std::find(stop_tokens.begin(), stop_tokens.end(), ids[i]) != stop_tokens.end();
-      TokenOutput token;
-      token.id = ids[i];
-      token.position = first + static_cast<int64_t>(i);
-      if (!stop) assembler.Append(std::move(token), &released);
-      if (released.tokens.size() >= 16384) flush();
-    }
-    assembler.Finish(&released);
-    flush();
-  }
-  finished.set_durable_position(record.end_position);
-  *events.emplace_back().mutable_finished() = std::move(finished);
-  return std::make_shared<StoredEvents<v1::GenerationEvent>>(std::move(events));
 }
 
 // The session to write, made (then `created`) if the request asks for that. Empty id: ephemeral.
@@ -216,10 +116,6 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   RETURN_IF_ERROR(violations.ToStatus());
   if (abandoned()) return absl::CancelledError("the client went away before its request began");
   const bool has_session = !spec.session().empty() || spec.create_session();
-  if (has_session && spec.durability() == v1::DURABILITY_TOKEN) {
-    return WithDetails(absl::UnimplementedError("spec.durability TOKEN is not available yet; use TURN or NONE"),
-                       {.reason = "UNIMPLEMENTED"});
-  }
   // Looked at before the prompt goes to the log; the engine has the last word.
   if (context->engine->stats().waiting >= context->max_queue) {
     return WithDetails(absl::UnavailableError(StrCat("the engine's queue is full (", context->max_queue, " requests)")),
@@ -229,8 +125,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   const uint64_t seed = spec.sampling().has_seed() ? static_cast<uint64_t>(spec.sampling().seed()) : DrawSeed();
   GenerationRun::Start start{.spec = spec, .arrival = arrival};
   start.stop_tokens = StopTokens(*context, spec);
-  start.max_tokens =
-      spec.stopping().has_max_tokens() ? spec.stopping().max_tokens() : context->limits.default_max_tokens;
+  start.max_tokens = MaxTokens(*context, spec);
   start.seed = seed;
   EngineRequest request;
   if (has_session) {
@@ -242,7 +137,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
       if (created) context->sessions->Delete(session.id, session.etag).IgnoreError();
       return begun.status();
     }
-    if (begun->replay) return Replay(context, spec, session.id, *begun->replay);
+    if (begun->replay) return ReplayGeneration(context, spec, session.id, *begun->replay, std::nullopt);
     start.turn = std::move(begun->turn);
     request.session_key = start.turn->session().key;
     request.head = start.turn->session().position;
@@ -268,28 +163,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   if (spec.has_max_duration()) request.max_duration = *FromProto(spec.max_duration());
   request.priority = spec.priority();
 
-  auto run = std::make_shared<GenerationRun>(context, std::move(start));
-  if (Turn* turn = run->turn()) {
-    request.restore = [run, turn, metrics = context->metrics]() -> absl::StatusOr<RestoredState> {
-      const absl::Time began = absl::Now();
-      absl::StatusOr<RestoredState> state = turn->Restore();
-      metrics->Add(Metric::kSessionRestoresTotal, 1, {state.ok() ? state->tier : "store", state.ok() ? "ok" : "error"});
-      if (state.ok()) {
-        metrics->Observe(Metric::kSessionRestoreDurationSeconds, absl::Now() - began, {state->tier});
-        metrics->Add(Metric::kSnapshotCorruptionTotal, state->damaged_snapshots);
-      }
-      return state;
-    };
-    if (!spec.request_id().empty()) context->registry.Add({turn->session().id, spec.request_id()}, run);
-  }
-  request.sink = run;
-  const absl::StatusOr<RequestHandle> handle = context->engine->Submit(std::move(request));
-  if (handle.ok()) {
-    run->SetHandle(*handle);
-  } else {
-    return run->Abandon(handle.status());
-  }
-  return run;
+  return SubmitRun(context, std::make_shared<GenerationRun>(context, std::move(start)), std::move(request));
 }
 
 }  // namespace
@@ -298,6 +172,12 @@ absl::Status CheckServing(const ServiceContext& context) {
   if (!context.draining.load(std::memory_order_relaxed)) return context.engine->status();
   return WithDetails(absl::UnavailableError("the server is going down; try again, on another one if there is one"),
                      {.reason = "DRAINING", .retry_delay = absl::Seconds(1)});
+}
+
+void NoteRejection(ServiceContext* context, const absl::Status& status) {
+  const std::string reason = GetDetails(status).reason;
+  context->metrics->Add(Metric::kRequestsRejectedTotal, 1,
+                        {reason.empty() ? absl::StatusCodeToString(status.code()) : reason});
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodeInput(const ServiceContext& context, const v1::GenerationSpec& spec,
@@ -333,11 +213,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> StartGeneration(ServiceContext
                                                                   absl::Time deadline,
                                                                   const std::function<bool()>& abandoned) {
   absl::StatusOr<std::shared_ptr<GenerationEvents>> started = Start(context, spec, arrival, deadline, abandoned);
-  if (!started.ok()) {
-    const std::string reason = GetDetails(started.status()).reason;
-    context->metrics->Add(Metric::kRequestsRejectedTotal, 1,
-                          {reason.empty() ? absl::StatusCodeToString(started.status().code()) : reason});
-  }
+  if (!started.ok()) NoteRejection(context, started.status());
   return started;
 }
 

@@ -226,6 +226,16 @@ void ValidateDetokenize(const v1::DetokenizeRequest& request, const RequestLimit
   CheckIds("token_ids", request.token_ids(), limits.vocab_size, violations);
 }
 
+void ValidateResume(const v1::ResumeGenerateRequest& request, Violations* violations) {
+  ValidateRequestKey(request.session(), request.request_id(), violations);
+  if (request.after_position() < 0) {
+    violations->Add("after_position", StrCat("is ", request.after_position(), "; allowed are 0 and more"));
+  }
+  if (!request.after_digest().empty() && request.after_digest().size() != 8) {
+    violations->Add("after_digest", StrCat("has ", request.after_digest().size(), " bytes; allowed are 8, or none"));
+  }
+}
+
 void ValidateRequestKey(std::string_view session, std::string_view request_id, Violations* violations) {
   ValidateSessionName("session", session, violations);
   if (!IsValidRequestId(request_id)) {

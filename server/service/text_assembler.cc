@@ -24,6 +24,7 @@ void TextAssembler::Append(TokenOutput token, Released* out) {
   if (match.index >= 0 && appended_ >= min_tokens_) {
     const auto length = static_cast<int64_t>(stop_strings_[match.index].size());
     stop_begin_ = total_bytes_ + static_cast<int64_t>(match.end) - length;
+    stop_string_ = match.index;
   }
   pending_.append(bytes);
   total_bytes_ += static_cast<int64_t>(bytes.size());

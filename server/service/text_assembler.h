@@ -40,6 +40,7 @@ class TextAssembler {
   void Finish(Released* out);
 
   bool found_stop_string() const { return stop_begin_ != kNone; }
+  int32_t stop_string() const { return stop_string_; }  // which; -1: none
   // Position of the last released id; 0 before the first.
   int64_t released_position() const { return released_position_; }
 
@@ -63,6 +64,7 @@ class TextAssembler {
   int64_t released_bytes_ = 0;  // offset in the whole text of pending_[0]
   int64_t total_bytes_ = 0;
   int64_t stop_begin_ = kNone;  // offset of the stop string found
+  int32_t stop_string_ = -1;
   int64_t released_position_ = 0;
 };
 

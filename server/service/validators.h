@@ -19,6 +19,7 @@ void ValidateSpec(const v1::GenerationSpec& spec, const RequestLimits& limits, V
 void ValidateScore(const v1::ScoreRequest& request, const RequestLimits& limits, Violations* violations);
 void ValidateTokenize(const v1::TokenizeRequest& request, const RequestLimits& limits, Violations* violations);
 void ValidateDetokenize(const v1::DetokenizeRequest& request, const RequestLimits& limits, Violations* violations);
+void ValidateResume(const v1::ResumeGenerateRequest& request, Violations* violations);
 // For GetGeneration and CancelGeneration: both are required.
 void ValidateRequestKey(std::string_view session, std::string_view request_id, Violations* violations);
 

@@ -90,6 +90,9 @@ class Turn {
   virtual void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
   // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began.
   virtual int64_t durable_position() const = 0;
+  // `changed` is called, by the manager's writer thread, whenever durable_position() or status() may have changed; it
+  // must not wait for the manager. With kToken that is soon after each Append, with others at the end.
+  virtual void Watch(std::function<void()> changed) = 0;
   // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
   virtual absl::Status status() const = 0;
   // Ends the turn: outcome recorded, log durable unless kNone, then `done` (writer thread) with the durable position.
@@ -102,6 +105,12 @@ class Turn {
 struct BeginTurnResult {
   std::unique_ptr<Turn> turn;
   std::optional<RequestRecord> replay;
+};
+
+// A turn that goes on with a request that broke off, or, when that has ended, its record alone.
+struct ResumeTurnResult {
+  std::unique_ptr<Turn> turn;  // begins at the log's end
+  RequestRecord record;
 };
 
 // What the manager has done since it was opened, for metrics.
@@ -164,6 +173,10 @@ class SessionManager {
   // A request_id used before: the same semantic_hash gives `replay` when it ended and ABORTED while it runs; another
   // hash is INVALID_ARGUMENT. `spec.deadline` is real time, whatever Options::now says.
   virtual absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) = 0;
+  // Goes on with an interrupted request where its log ends; the record, running again, is durable on return unless
+  // kNone. As BeginTurn, and: NOT_FOUND when there is no such request; FAILED_PRECONDITION (SUPERSEDED) when the
+  // session has moved since; ABORTED while it runs.
+  virtual absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id) = 0;
   // NOT_FOUND when unknown or older than request_ttl. One that ran when a server died is kInterrupted, ended where its
   // log does.
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;

@@ -46,6 +46,7 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
   absl::Status Delete(std::string_view id, std::optional<std::string> etag) override;
   absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) override;
+  absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id) override;
   absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) override;
   absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) override;
   absl::StatusOr<RestoredState> ReadState(std::string_view id, SessionInfo* info) override;
@@ -76,6 +77,11 @@ class SessionManagerImpl final : public SessionManager {
   std::string DrawId();
   uint64_t DrawUid();
 
+  // Opens a turn of entry.request, which the caller has claimed: `write` gets its header and record, and is queued.
+  std::shared_ptr<Outcome> OpenTurn(SessionEntry& entry, SessionWrite write) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // Waits for that, and gives the turn.
+  absl::StatusOr<std::unique_ptr<Turn>> AwaitTurn(const Entry& entry, Outcome& outcome, SessionInfo before,
+                                                  std::vector<int32_t> recent);
   // The stored record of a request, while it is remembered.
   absl::StatusOr<std::optional<RequestRecord>> FindRequest(const SessionKey& key, const std::string& request_id);
   absl::StatusOr<std::optional<RequestRecord>> CheckReplay(SessionEntry& entry, const TurnSpec& spec)

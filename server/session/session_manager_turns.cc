@@ -12,6 +12,17 @@ namespace {
 // How often one that waits for a session looks whether it is still wanted.
 constexpr absl::Duration kAbandonedPoll = absl::Milliseconds(50);
 
+absl::Status RequestNotFound(std::string_view session_id, std::string_view request_id) {
+  return WithDetails(
+      absl::NotFoundError(StrCat("session '", session_id, "' has no request '", request_id,
+                                 "', or it ended longer ago than requests are remembered")),
+      {.reason = "REQUEST_NOT_FOUND", .resource = StatusDetails::Resource{"request", std::string(request_id), ""}});
+}
+
+absl::Status StillRunning(std::string_view session_id, std::string_view request_id) {
+  return absl::AbortedError(StrCat("request '", request_id, "' on session '", session_id, "' is still running"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::FindRequest(const SessionKey& key,
@@ -37,12 +48,7 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   RETURN_IF_ERROR(Load(*entry));
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
-  if (!record) {
-    return WithDetails(
-        absl::NotFoundError(StrCat("session '", session_id, "' has no request '", request_id,
-                                   "', or it ended longer ago than requests are remembered")),
-        {.reason = "REQUEST_NOT_FOUND", .resource = StatusDetails::Resource{"request", std::string(request_id), ""}});
-  }
+  if (!record) return RequestNotFound(session_id, request_id);
   return *std::move(record);
 }
 
@@ -64,9 +70,7 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
   }
   if (running) {
     record.reset();
-    if (!spec.wait) {
-      return absl::AbortedError(StrCat("request '", spec.request_id, "' on session '", entry.id, "' is still running"));
-    }
+    if (!spec.wait) return StillRunning(entry.id, spec.request_id);
   }
   return record;
 }
@@ -100,16 +104,47 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
   return std::optional<RequestRecord>();
 }
 
+std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(SessionEntry& entry, SessionWrite write) {
+  RequestRecord& request = entry.request;
+  const bool sync = request.durability != Durability::kNone;
+  SessionHeader& header = entry.header;
+  write.key = entry.key;
+  write.position = header.position;
+  write.branch = header.branch;
+  entry.log_end = header.position += static_cast<int64_t>(write.ids.size());
+  header.turn_open = true;
+  header.open_request_id = request.request_id;
+  Touch(&header);
+  entry.progress = std::make_shared<TurnProgress>(header.durable_position);
+  if (sync) header.durable_position = entry.log_end;  // true if it is ever read
+  write.header = EncodeHeader(header);
+  if (!request.request_id.empty()) write.requests.emplace_back(request.request_id, EncodeRequest(request));
+  return Write(std::move(write), sync);
+}
+
+absl::StatusOr<std::unique_ptr<Turn>> SessionManagerImpl::AwaitTurn(const Entry& entry, Outcome& outcome,
+                                                                    SessionInfo before, std::vector<int32_t> recent) {
+  const absl::Status status = outcome.Wait();
+  absl::ReleasableMutexLock lock(&entry->mu);
+  if (!status.ok()) {
+    entry->stale = true;
+    entry->Release();
+    return status;
+  }
+  const Durability durability = entry->request.durability;
+  std::shared_ptr<TurnProgress> progress = entry->progress;
+  if (durability != Durability::kNone) progress->Durable(entry->log_end);
+  lock.Release();
+  return MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(progress), durability);
+}
+
 absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
   RETURN_IF_ERROR(CheckSessionId(spec.session_id));
   RETURN_IF_ERROR(CheckRequestId(spec.request_id));
   const Entry entry = table_.Acquire(spec.session_id);
-  const bool sync = spec.durability != Durability::kNone;
   SessionInfo before;
-  std::shared_ptr<TurnProgress> progress;
   std::shared_ptr<Outcome> outcome;
   std::vector<int32_t> recent;
-  int64_t log_end = 0;
   {
     absl::MutexLock lock(&entry->mu);
     ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, Claim(*entry, spec));
@@ -138,32 +173,54 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     request.durability = spec.durability;
     request.create_time = c_.Now();
     request.end_time = absl::InfiniteFuture();
-
     SessionWrite write;
-    write.key = entry->key;
-    write.position = head;
-    write.branch = header.branch;
     write.ids = std::move(spec.prompt);
-    log_end = entry->log_end = header.position = head + request.prompt_tokens;
-    header.turn_open = true;
-    header.open_request_id = spec.request_id;
-    Touch(&header);
-    progress = entry->progress = std::make_shared<TurnProgress>(header.durable_position);
-    if (sync) header.durable_position = log_end;  // true if it is ever read
-    write.header = EncodeHeader(header);
-    if (!spec.request_id.empty()) write.requests.emplace_back(spec.request_id, EncodeRequest(request));
-    outcome = Write(std::move(write), sync);
+    outcome = OpenTurn(*entry, std::move(write));
   }
-  const absl::Status status = outcome->Wait();
-  if (!status.ok()) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), std::move(recent)));
+  return BeginTurnResult{std::move(turn), std::nullopt};
+}
+
+absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view session_id,
+                                                                std::string_view request_id) {
+  RETURN_IF_ERROR(CheckSessionId(session_id));
+  RETURN_IF_ERROR(CheckRequestId(request_id));
+  const Entry entry = table_.Acquire(session_id);
+  SessionInfo before;
+  std::shared_ptr<Outcome> outcome;
+  RequestRecord record;
+  {
     absl::MutexLock lock(&entry->mu);
-    entry->stale = true;
-    entry->Release();
-    return status;
+    RETURN_IF_ERROR(Load(*entry));
+    if (entry->in_turn && entry->request.request_id == request_id) return StillRunning(session_id, request_id);
+    ASSIGN_OR_RETURN(std::optional<RequestRecord> found, FindRequest(entry->key, std::string(request_id)));
+    if (!found) return RequestNotFound(session_id, request_id);
+    record = *std::move(found);
+    if (record.state != RequestState::kInterrupted) return ResumeTurnResult{nullptr, std::move(record)};
+    SessionHeader& header = entry->header;
+    if (header.branch != record.branch || header.position != record.end_position) {
+      const std::string message =
+          StrCat("request '", request_id, "' was left at position ", record.end_position, ", but session '", session_id,
+                 "' has gone on to position ", header.position, " without it");
+      return WithDetails(absl::FailedPreconditionError(message),
+                         {.reason = "SUPERSEDED",
+                          .metadata = {{"position", StrCat(header.position)}},
+                          .preconditions = {{"SUPERSEDED", StrCat("sessions/", session_id), message}}});
+    }
+    if (entry->busy) return BusyError(session_id);
+    RETURN_IF_ERROR(c_.CheckModel(session_id, header));
+    entry->busy = entry->in_turn = true;
+    before = entry->Info();
+    before.active = false;
+    record.state = RequestState::kRunning;
+    record.end_position = 0;
+    record.outcome.clear();
+    record.end_time = absl::InfiniteFuture();
+    entry->request = record;
+    outcome = OpenTurn(*entry, {});
   }
-  if (sync) progress->Durable(log_end);
-  return BeginTurnResult{
-      MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(progress), spec.durability), std::nullopt};
+  ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), {}));
+  return ResumeTurnResult{std::move(turn), std::move(record)};
 }
 
 }  // namespace smt

@@ -4,7 +4,9 @@
 // Lock order: SessionEntry::mu, then the table's or the writer's own mutex. Neither calls out while holding its own.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -22,12 +24,27 @@ class TurnProgress {
  public:
   explicit TurnProgress(int64_t durable) : durable_(durable) {}
   void Durable(int64_t position) {
-    absl::MutexLock lock(&mu_);
-    durable_ = std::max(durable_, position);
+    std::function<void()> changed;
+    {
+      absl::MutexLock lock(&mu_);
+      durable_ = std::max(durable_, position);
+      changed = changed_;
+    }
+    if (changed) changed();
   }
   void Fail(const absl::Status& status) {
+    std::function<void()> changed;
+    {
+      absl::MutexLock lock(&mu_);
+      if (status_.ok()) status_ = status;
+      changed = changed_;
+    }
+    if (changed) changed();
+  }
+  // Called, no lock held, after each change.
+  void Watch(std::function<void()> changed) {
     absl::MutexLock lock(&mu_);
-    if (status_.ok()) status_ = status;
+    changed_ = std::move(changed);
   }
   int64_t durable() const {
     absl::MutexLock lock(&mu_);
@@ -42,6 +59,7 @@ class TurnProgress {
   mutable absl::Mutex mu_;
   int64_t durable_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
+  std::function<void()> changed_ ABSL_GUARDED_BY(mu_);
 };
 
 struct SessionEntry {

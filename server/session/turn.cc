@@ -32,6 +32,7 @@ class TurnImpl final : public Turn {
   std::span<const int32_t> recent() const override { return recent_; }
   absl::StatusOr<RestoredState> Restore() override { return c_.Restore(key_, session_.branch, session_.position); }
   int64_t durable_position() const override { return progress_->durable(); }
+  void Watch(std::function<void()> changed) override { progress_->Watch(std::move(changed)); }
   absl::Status status() const override { return progress_->status(); }
 
   void Append(std::span<const int32_t> ids) override {

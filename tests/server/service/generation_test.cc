@@ -627,12 +627,43 @@ TEST_F(GenerationTest, AFailedSyncIsToldInsteadOfFinished) {
   EXPECT_THAT(out.finished.reason(), v1::FINISH_REASON_UNSPECIFIED);
 }
 
-TEST_F(GenerationTest, TokenDurabilityIsRefusedUntilItIsTrue) {
+TEST_F(GenerationTest, WithTokenDurabilityNothingIsSentThatIsNotOnDisk) {
   CreateSession("s");
-  v1::GenerationSpec spec = Spec("hello", 1);
+  model_->step_us = 200;
+  v1::GenerationSpec spec = Spec("hello", 100);
   spec.set_session("sessions/s");
   spec.set_durability(v1::DURABILITY_TOKEN);
-  EXPECT_EQ(Stream(spec).status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  const int64_t syncs = store_->syncs();
+  const Streamed out = Stream(spec, [](const v1::GenerationEvent& event) {
+    if (event.has_chunk()) {
+      EXPECT_LE(event.chunk().position(), event.chunk().durable_position());
+    }
+    return true;
+  });
+  ASSERT_TRUE(out.status.ok()) << out.status.error_message();
+  EXPECT_EQ(out.text, Expected(5, 100));
+  EXPECT_EQ(out.finished.durable_position(), 105);
+  EXPECT_GT(store_->syncs(), syncs + 10);
+}
+
+TEST_F(GenerationTest, WithTokenDurabilityAStoreThatFailsEndsTheStreamAtWhatIsOnDisk) {
+  CreateSession("s");
+  model_->step_us = 500;
+  v1::GenerationSpec spec = Spec("hello", 5000);
+  spec.set_session("sessions/s");
+  spec.set_request_id("r");
+  spec.set_durability(v1::DURABILITY_TOKEN);
+  const Streamed out = Stream(spec, [&](const v1::GenerationEvent& event) {
+    if (event.has_chunk() && event.chunk().position() > 20) {
+      store_->FailCommits(1, absl::ResourceExhaustedError("no space left"));
+    }
+    return true;
+  });
+  EXPECT_EQ(out.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << out.status.error_message();
+  const auto sent = static_cast<int64_t>(out.text.size());
+  EXPECT_EQ(out.text, Expected(5, sent));
+  EXPECT_LT(sent, 5000);
+  EXPECT_GE(GetSession("s").position(), 5 + sent) << "what was sent is in the log";
 }
 
 TEST_F(GenerationTest, ScoreGivesTheLogprobOfEachIdAndItsSum) {

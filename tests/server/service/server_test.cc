@@ -124,8 +124,8 @@ TEST_F(SessionServiceTest, WhatIsNotServedYetSaysSo) {
   }
   {
     grpc::ClientContext context;
-    auto reader = generation().ResumeGenerate(&context, {});
-    v1::ResumeGenerateResponse response;
+    auto reader = sessions().ExportSession(&context, {});
+    v1::ExportSessionResponse response;
     EXPECT_FALSE(reader->Read(&response));
     check(reader->Finish());
   }

@@ -139,14 +139,14 @@ v1::GenerationSpec ServiceTest::Spec(const std::string& text, int64_t max_tokens
   return spec;
 }
 
-Streamed ServiceTest::Stream(const v1::GenerationSpec& spec, std::function<bool(const v1::GenerationEvent&)> on_event) {
+namespace {
+
+template <typename Response, typename Reader>
+Streamed ReadAll(Reader& reader, grpc::ClientContext& context,
+                 const std::function<bool(const v1::GenerationEvent&)>& on_event) {
   Streamed out;
-  v1::StreamGenerateRequest request;
-  *request.mutable_spec() = spec;
-  grpc::ClientContext context;
-  auto reader = generation().StreamGenerate(&context, request);
-  v1::StreamGenerateResponse response;
-  while (reader->Read(&response)) {
+  Response response;
+  while (reader.Read(&response)) {
     const v1::GenerationEvent& event = response.event();
     out.events.push_back(event);
     if (event.has_started()) out.started = event.started();
@@ -160,8 +160,28 @@ Streamed ServiceTest::Stream(const v1::GenerationSpec& spec, std::function<bool(
     }
     if (on_event && !on_event(event)) context.TryCancel();
   }
-  out.status = reader->Finish();
+  out.status = reader.Finish();
   return out;
+}
+
+}  // namespace
+
+Streamed ServiceTest::Stream(const v1::GenerationSpec& spec, std::function<bool(const v1::GenerationEvent&)> on_event) {
+  v1::StreamGenerateRequest request;
+  *request.mutable_spec() = spec;
+  grpc::ClientContext context;
+  return ReadAll<v1::StreamGenerateResponse>(*generation().StreamGenerate(&context, request), context, on_event);
+}
+
+Streamed ServiceTest::Resume(const std::string& request_id, int64_t after_position, const std::string& after_digest,
+                             std::function<bool(const v1::GenerationEvent&)> on_event) {
+  v1::ResumeGenerateRequest request;
+  request.set_session("sessions/s");
+  request.set_request_id(request_id);
+  request.set_after_position(after_position);
+  request.set_after_digest(after_digest);
+  grpc::ClientContext context;
+  return ReadAll<v1::ResumeGenerateResponse>(*generation().ResumeGenerate(&context, request), context, on_event);
 }
 
 v1::Session ServiceTest::CreateSession(const std::string& id) {

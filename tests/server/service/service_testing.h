@@ -82,6 +82,9 @@ class ServiceTest : public testing::Test {
   static v1::GenerationSpec Spec(const std::string& text, int64_t max_tokens);
   // `on_event` may return false to stop reading and cancel the call.
   Streamed Stream(const v1::GenerationSpec& spec, std::function<bool(const v1::GenerationEvent&)> on_event = nullptr);
+  // ResumeGenerate of `request_id` on sessions/s.
+  Streamed Resume(const std::string& request_id, int64_t after_position, const std::string& after_digest = "",
+                  std::function<bool(const v1::GenerationEvent&)> on_event = nullptr);
   v1::Session CreateSession(const std::string& id);
   v1::Session GetSession(const std::string& id);
   // Waits up to 10 s.

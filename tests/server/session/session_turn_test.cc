@@ -203,6 +203,82 @@ TEST_F(SessionTurnTest, ATurnDroppedUnfinishedIsInterruptedAtTheEndOfItsLog) {
   EXPECT_EQ(record->end_position, 3);
 }
 
+TEST_F(SessionTurnTest, AnInterruptedRequestGoesOnWhereItsLogEnds) {
+  OpenRocks();
+  Create("a");
+  Say("a", {9}, {8});
+  auto turn = Begin(Spec("a", {1, 2}, "r"));
+  EXPECT_THAT(manager_->ResumeTurn("a", "r"), StatusIs(StatusCode::kAborted, HasSubstr("still running")));
+  turn->Append(Ids(70, 10));
+  turn.reset();
+  ASSERT_OK(manager_->Flush());
+  for (int broken = 0; broken < 3; ++broken) {
+    if (broken == 1) OpenRocks();
+    auto resumed = manager_->ResumeTurn("a", "r");
+    ASSERT_OK(resumed);
+    ASSERT_NE(resumed->turn, nullptr);
+    EXPECT_EQ(resumed->turn->session().position, 74 + broken);
+    EXPECT_EQ(resumed->turn->durable_position(), 74 + broken);
+    EXPECT_EQ(resumed->record.start_position, 2);
+    EXPECT_EQ(resumed->record.prompt_tokens, 2);
+    EXPECT_EQ(resumed->record.params, "params");
+    EXPECT_EQ(resumed->record.seed, 7u);
+    EXPECT_EQ(manager_->GetRequest("a", "r")->state, RequestState::kRunning);
+    EXPECT_THAT(manager_->BeginTurn(Spec("a", {5})), StatusIs(StatusCode::kAborted, HasSubstr("another request")));
+    resumed->turn->Append(std::vector<int32_t>{100 + broken});
+    if (broken == 2) {
+      ASSERT_OK(FinishAndWait(*resumed->turn, "over").status);
+    }
+    resumed->turn.reset();
+    ASSERT_OK(manager_->Flush());
+  }
+  const auto ended = manager_->ResumeTurn("a", "r");
+  ASSERT_OK(ended);
+  EXPECT_EQ(ended->turn, nullptr);
+  EXPECT_EQ(ended->record.state, RequestState::kFinished);
+  EXPECT_EQ(ended->record.end_position, 77);
+  EXPECT_EQ(ended->record.outcome, "over");
+  EXPECT_THAT(*manager_->ReadLog("a", 74, 77), ElementsAre(79, 100, 101, 102));
+  EXPECT_THAT(manager_->ResumeTurn("a", "other"), StatusIs(StatusCode::kNotFound, HasSubstr("'other'")));
+  EXPECT_THAT(manager_->ResumeTurn("b", "r"), StatusIs(StatusCode::kNotFound, HasSubstr("'b'")));
+}
+
+TEST_F(SessionTurnTest, ASessionThatWentOnSupersedesWhatWasInterrupted) {
+  OpenMemory();
+  Create("a");
+  Begin(Spec("a", {1, 2}, "r")).reset();
+  ASSERT_OK(manager_->Flush());
+  Say("a", {3}, {4});
+  const auto superseded = manager_->ResumeTurn("a", "r");
+  EXPECT_THAT(superseded, StatusIs(StatusCode::kFailedPrecondition, HasSubstr("position 4")));
+  EXPECT_EQ(GetDetails(superseded.status()).reason, "SUPERSEDED");
+  EXPECT_FALSE(manager_->Get("a")->active);
+}
+
+TEST_F(SessionTurnTest, AResumedTurnThatRanWhenTheServerDiedIsFoundInterruptedAgain) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OpenRocks();
+    if (!manager_->Create("a", absl::InfiniteDuration(), {}).ok()) ::_exit(1);
+    auto first = Begin(Spec("a", {1, 2}, "r"));
+    first->Append(Ids(10));
+    first.reset();
+    if (!manager_->Flush().ok()) ::_exit(1);
+    auto resumed = manager_->ResumeTurn("a", "r");
+    if (!resumed.ok()) ::_exit(1);
+    resumed->turn->Append(Ids(64));
+    ::_exit(manager_->ReadLog("a", 13, 76).ok() ? 42 : 1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(WEXITSTATUS(status), 42);
+  OpenRocks();
+  const auto resumed = manager_->ResumeTurn("a", "r");
+  ASSERT_OK(resumed);
+  ASSERT_NE(resumed->turn, nullptr);
+  EXPECT_EQ(resumed->turn->session().position, 76);
+}
+
 TEST_F(SessionTurnTest, DoneMayDestroyTheTurnAndTheSessionIsFreeByThen) {
   OpenRocks();
   Create("a");
