@@ -1,5 +1,6 @@
 #include "client/client.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -18,6 +19,10 @@ Client::Client(Options options) : options_(std::move(options)) {
   // A dead peer is noticed although nothing is being sent.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  // A server that restarts is back within a second or two.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1'000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
   channel_ = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
   generation_ = v1::GenerationService::NewStub(channel_);
   sessions_ = v1::SessionService::NewStub(channel_);
@@ -38,6 +43,23 @@ Error Client::Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*
   return FromGrpc((stub.*method)(&context, request, response));
 }
 
+namespace {
+
+template <typename Response, typename Reader>
+Error ReadEvents(Reader& reader, grpc::ClientContext* call,
+                 const std::function<bool(const v1::GenerationEvent&)>& on_event) {
+  Response response;
+  while (reader.Read(&response)) {
+    if (!on_event(response.event())) {
+      call->TryCancel();
+      break;
+    }
+  }
+  return FromGrpc(reader.Finish());
+}
+
+}  // namespace
+
 Error Client::StreamGenerate(const v1::GenerationSpec& spec,
                              const std::function<bool(const v1::GenerationEvent&)>& on_event,
                              grpc::ClientContext* context) {
@@ -46,15 +68,65 @@ Error Client::StreamGenerate(const v1::GenerationSpec& spec,
   SetDeadline(call, options_.stream_timeout);
   v1::StreamGenerateRequest request;
   *request.mutable_spec() = spec;
-  auto reader = generation_->StreamGenerate(call, request);
-  v1::StreamGenerateResponse response;
-  while (reader->Read(&response)) {
-    if (!on_event(response.event())) {
-      call->TryCancel();
-      break;
+  return ReadEvents<v1::StreamGenerateResponse>(*generation_->StreamGenerate(call, request), call, on_event);
+}
+
+Error Client::ResumeGenerate(const v1::ResumeGenerateRequest& request,
+                             const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                             grpc::ClientContext* context) {
+  grpc::ClientContext own;
+  grpc::ClientContext* call = context != nullptr ? context : &own;
+  SetDeadline(call, options_.stream_timeout);
+  return ReadEvents<v1::ResumeGenerateResponse>(*generation_->ResumeGenerate(call, request), call, on_event);
+}
+
+Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Duration patience,
+                                    const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                                    const std::function<bool()>& stopped) {
+  constexpr absl::Duration kFirstWait = absl::Milliseconds(100), kLongestWait = absl::Seconds(2);
+  v1::ResumeGenerateRequest resume;
+  resume.set_request_id(spec.request_id());
+  bool known = false;                   // where to go on
+  bool started = false, ended = false;  // as the caller knows it
+  absl::Time give_up = absl::Now() + patience;
+  absl::Duration wait = kFirstWait;
+  const auto take = [&](const v1::GenerationEvent& event) {
+    give_up = absl::Now() + patience;
+    wait = kFirstWait;
+    if (event.has_started()) {
+      if (started) return true;  // the caller has seen it
+      started = known = true;
+      resume.set_session(event.started().session());
+      resume.set_after_position(event.started().start_position() + event.started().prompt_tokens());
+      resume.set_after_digest(event.started().digest());
+    } else if (event.has_chunk() && !event.chunk().echo()) {
+      resume.set_after_position(event.chunk().position());
+      resume.set_after_digest(event.chunk().digest());
     }
+    ended = !on_event(event);
+    return !ended;
+  };
+  for (;;) {
+    const Error error = known ? ResumeGenerate(resume, take) : StreamGenerate(spec, take);
+    if (v1::Generation parked;
+        error.reason == "REQUEST_PARKED" && !known && GetGeneration(spec.session(), spec.request_id(), &parked).ok()) {
+      // It had begun, but the server went away before it could say so.
+      known = true;
+      resume.set_session(spec.session());
+      resume.set_after_position(parked.start_position() + parked.prompt_tokens());
+      continue;
+    }
+    // ABORTED: the server has not noticed yet that the stream broke off. CANCELLED: by a server that goes down.
+    const bool again =
+        error.code == grpc::StatusCode::UNAVAILABLE ||
+        (known && (error.code == grpc::StatusCode::ABORTED || error.code == grpc::StatusCode::CANCELLED));
+    if (error.reason == "TAKEN_OVER") return error;  // another client goes on with it
+    if (!again || ended || spec.session().empty() || spec.request_id().empty()) return error;
+    if (absl::Now() + wait > give_up || (stopped && stopped())) return error;
+    absl::SleepFor(wait);
+    wait = std::min(2 * wait, kLongestWait);
+    WaitForConnection(std::min(kLongestWait, give_up - absl::Now()));  // a call alone does not make gRPC connect again
   }
-  return FromGrpc(reader->Finish());
 }
 
 Error Client::Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* response) {

@@ -31,6 +31,16 @@ class Client {
   // on_disconnect policy then applies). `context`, when given, is the caller's to cancel from another thread.
   Error StreamGenerate(const v1::GenerationSpec& spec, const std::function<bool(const v1::GenerationEvent&)>& on_event,
                        grpc::ClientContext* context = nullptr);
+  // What lies past what the caller has of a stream that broke off. As StreamGenerate.
+  Error ResumeGenerate(const v1::ResumeGenerateRequest& request,
+                       const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                       grpc::ClientContext* context = nullptr);
+  // StreamGenerate that goes on by itself when the server goes away or breaks the stream off: the caller
+  // sees one stream, each id once. Needs a session and a request_id. Tries again, ever more slowly, until `patience`
+  // has passed without anything new; `stopped`, asked in between, ends that at once.
+  Error StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Duration patience,
+                              const std::function<bool(const v1::GenerationEvent&)>& on_event,
+                              const std::function<bool()>& stopped = nullptr);
   Error Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* response);
   Error CancelGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);
   Error GetGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);

@@ -23,7 +23,7 @@ struct GenerateFlags {
   float temperature = 1, top_p = 1, min_p = 0, repetition = 1, presence = 0, frequency = 0;
   int32_t top_k = 0, logprobs = -1, prompt_logprobs = -1, priority = 0;
   int64_t seed = 0, max_tokens = 0, min_tokens = 0, expected_position = 0;
-  double max_duration = 0;
+  double max_duration = 0, patience = 0;
   std::vector<std::string> stop, bias;
   std::vector<int32_t> stop_tokens;
 };
@@ -144,13 +144,16 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
         call.TryCancel();
       }
     });
-    error = client.StreamGenerate(
-        spec,
-        [&](const v1::GenerationEvent& event) {
-          printer.On(event);
-          return true;
-        },
-        &call);
+    const auto print = [&](const v1::GenerationEvent& event) {
+      printer.On(event);
+      return true;
+    };
+    if (flags.patience > 0 && !spec.session().empty()) {
+      error = client.StreamThroughRestarts(spec, absl::Seconds(flags.patience), print,
+                                           [&] { return interrupt.happened(); });
+    } else {
+      error = client.StreamGenerate(spec, print, &call);
+    }
     interrupted = interrupt.happened();
   }
   printer.EndLine();
@@ -226,6 +229,9 @@ void AddGenerate(CLI::App* app, Context* context) {
   c->add_option("--on_disconnect", flags->on_disconnect,
                 "When this client vanishes: park (default), cancel or continue")
       ->check(CLI::IsMember({"park", "cancel", "continue"}));
+  c->add_option(
+      "--patience", flags->patience,
+      "With a session: go on by itself when the server goes away, for so many seconds without news (default: 0)");
   c->add_flag("--quiet,-q", flags->quiet, "No progress and no closing line on stderr");
   c->callback([=] {
     context->run = [=]() -> int {

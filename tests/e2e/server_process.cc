@@ -21,7 +21,7 @@ absl::Status ServerProcess::Start(absl::Duration timeout) {
   process.argv = {BinDir() + "/" + options_.program,
                   "--model_dir=" + options_.model_dir,
                   "--store_dir=" + options_.store_dir,
-                  "--listen_address=127.0.0.1:0",
+                  "--listen_address=" + (options_.same_address && !address_.empty() ? address_ : "127.0.0.1:0"),
                   "--metrics_address=127.0.0.1:0",
                   "--device=" + options_.device,
                   "--drain_delay=0s",

@@ -21,6 +21,7 @@ class ServerProcess {
     std::string device = "cpu";
     std::string store_dir;           // default: inside the object's own temporary directory
     std::vector<std::string> flags;  // more of them
+    bool same_address = false;       // when started again
   };
   ServerProcess() : ServerProcess(Options()) {}
   explicit ServerProcess(Options options);

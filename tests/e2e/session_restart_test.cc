@@ -81,6 +81,85 @@ TEST(SessionRestartTest, KeepsATokenBoundaryWhenKilledInTheMiddleOfATurn) {
   EXPECT_EQ(next.started.start_position(), session.position());
 }
 
+// Sampling that looks back: a resumed stream must count what came before it.
+v1::GenerationSpec LookingBack(int64_t tokens) {
+  v1::GenerationSpec spec = Spec("story", kOpening, tokens);
+  spec.set_request_id("long");
+  spec.mutable_sampling()->set_repetition_penalty(1.2F);
+  spec.mutable_sampling()->set_presence_penalty(0.3F);
+  spec.mutable_sampling()->set_frequency_penalty(0.1F);
+  spec.mutable_stopping()->add_stop_strings("no such text \x01");
+  return spec;
+}
+
+struct Restarts {
+  const char* name;
+  v1::Durability durability;
+  bool kill;  // else SIGTERM
+};
+class RestartedStreamTest : public ::testing::TestWithParam<Restarts> {};
+
+TEST_P(RestartedStreamTest, GoesOnAsIfNothingHadHappened) {
+  constexpr int64_t kTokens = 1500;
+  Outcome want;
+  {
+    ServerProcess server;
+    ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+    want = Generate(*server.NewClient(), LookingBack(kTokens));
+    ASSERT_TRUE(want.error.ok()) << want.error.message;
+  }
+  v1::GenerationSpec spec = LookingBack(kTokens);
+  spec.set_durability(GetParam().durability);
+  ServerProcess server({.same_address = true});
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  const auto client = server.NewClient();  // of the address, which the next server has again
+  std::vector<int32_t> ids;
+  std::string text;
+  std::thread restarter;
+  size_t restart_at = 200;
+  int starts = 0;
+  v1::GenerationFinished finished;
+  const auto restart = [&] {
+    if (GetParam().kill) {
+      server.Kill();
+    } else {
+      EXPECT_TRUE(server.Terminate().ok());
+    }
+    EXPECT_TRUE(server.Start().ok()) << server.Stderr();
+  };
+  const client::Error error =
+      client->StreamThroughRestarts(spec, absl::Seconds(60), [&](const v1::GenerationEvent& event) {
+        starts += event.has_started() ? 1 : 0;
+        if (event.has_chunk()) {
+          ids.insert(ids.end(), event.chunk().token_ids().begin(), event.chunk().token_ids().end());
+          text += event.chunk().text();
+          if (GetParam().durability == v1::DURABILITY_TOKEN) {
+            EXPECT_LE(event.chunk().position(), event.chunk().durable_position());
+          }
+        }
+        if (event.has_finished()) finished = event.finished();
+        if (ids.size() >= restart_at && restart_at < 1200) {
+          restart_at = ids.size() + 300;
+          if (restarter.joinable()) restarter.join();
+          restarter = std::thread(restart);
+        }
+        return true;
+      });
+  ASSERT_TRUE(restarter.joinable());
+  restarter.join();
+  ASSERT_TRUE(error.ok()) << error.message;
+  EXPECT_THAT(ids, ElementsAreArray(want.ids));
+  EXPECT_EQ(text, want.text);
+  EXPECT_EQ(starts, 1) << "the caller sees one stream";
+  EXPECT_EQ(finished.digest(), want.finished.digest());
+  EXPECT_EQ(finished.usage().generated_tokens(), kTokens);
+}
+INSTANTIATE_TEST_SUITE_P(SessionRestart, RestartedStreamTest,
+                         ::testing::Values(Restarts{"KilledTurn", v1::DURABILITY_TURN, true},
+                                           Restarts{"KilledToken", v1::DURABILITY_TOKEN, true},
+                                           Restarts{"DrainedTurn", v1::DURABILITY_TURN, false}),
+                         [](const auto& info) { return info.param.name; });
+
 TEST(SessionRestartTest, EndsRunningStreamsWithTheirPositionOnSigterm) {
   ServerProcess server;
   ASSERT_TRUE(server.Start().ok()) << server.Stderr();
