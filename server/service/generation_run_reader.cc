@@ -93,6 +93,7 @@ void GenerationRun::OnDisconnect() {
     consumed.fetch_add(taken_tokens_, std::memory_order_relaxed);
     taken_tokens_ = 0;
     chunk_.reset();
+    for (const auto& event : events_) consumed.fetch_add(event.chunk().token_ids_size(), std::memory_order_relaxed);
     events_.clear();
   }
   if (!handle) return;  // SetHandle looks again

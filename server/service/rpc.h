@@ -155,10 +155,13 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     std::shared_ptr<EventSource<Message>> source;
     {
       absl::MutexLock lock(&mu_);
-      writing_ = false;
       source = source_;
     }
-    if (ok) source->OnWritten();
+    if (ok) source->OnWritten();  // while nobody else can take the next message
+    {
+      absl::MutexLock lock(&mu_);
+      writing_ = false;
+    }
     Pump();
   }
   void OnCancel() override ABSL_LOCKS_EXCLUDED(mu_) {
