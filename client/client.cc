@@ -80,9 +80,32 @@ Error Client::ResumeGenerate(const v1::ResumeGenerateRequest& request,
   return ReadEvents<v1::ResumeGenerateResponse>(*generation_->ResumeGenerate(call, request), call, on_event);
 }
 
+void StreamStop::Stop() {
+  absl::MutexLock lock(&mu_);
+  stopped_ = true;
+  if (call_ != nullptr) call_->TryCancel();
+}
+
+bool StreamStop::stopped() const {
+  absl::MutexLock lock(&mu_);
+  return stopped_;
+}
+
+void StreamStop::Watch(grpc::ClientContext* call) {
+  absl::MutexLock lock(&mu_);
+  call_ = call;
+  if (stopped_ && call_ != nullptr) call_->TryCancel();
+}
+
+bool StreamStop::WaitFor(absl::Duration duration) const {
+  absl::MutexLock lock(&mu_);
+  return mu_.AwaitWithTimeout(absl::Condition(&stopped_), duration);
+}
+
 Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Duration patience,
-                                    const std::function<bool(const v1::GenerationEvent&)>& on_event,
-                                    const std::function<bool()>& stopped) {
+                                    const std::function<bool(const v1::GenerationEvent&)>& on_event, StreamStop* stop) {
+  StreamStop own_stop;
+  if (stop == nullptr) stop = &own_stop;
   constexpr absl::Duration kFirstWait = absl::Milliseconds(100), kLongestWait = absl::Seconds(2);
   v1::ResumeGenerateRequest resume;
   resume.set_request_id(spec.request_id());
@@ -107,7 +130,10 @@ Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Durati
     return !ended;
   };
   for (;;) {
-    const Error error = known ? ResumeGenerate(resume, take) : StreamGenerate(spec, take);
+    grpc::ClientContext call;
+    stop->Watch(&call);
+    const Error error = known ? ResumeGenerate(resume, take, &call) : StreamGenerate(spec, take, &call);
+    stop->Watch(nullptr);
     if (v1::Generation parked;
         error.reason == "REQUEST_PARKED" && !known && GetGeneration(spec.session(), spec.request_id(), &parked).ok()) {
       // It had begun, but the server went away before it could say so.
@@ -122,8 +148,7 @@ Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Durati
         (known && (error.code == grpc::StatusCode::ABORTED || error.code == grpc::StatusCode::CANCELLED));
     if (error.reason == "TAKEN_OVER") return error;  // another client goes on with it
     if (!again || ended || spec.session().empty() || spec.request_id().empty()) return error;
-    if (absl::Now() + wait > give_up || (stopped && stopped())) return error;
-    absl::SleepFor(wait);
+    if (absl::Now() + wait > give_up || stop->WaitFor(wait)) return error;
     wait = std::min(2 * wait, kLongestWait);
     WaitForConnection(std::min(kLongestWait, give_up - absl::Now()));  // a call alone does not make gRPC connect again
   }

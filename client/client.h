@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/error.h"
 #include "grpcpp/channel.h"
@@ -15,6 +17,25 @@
 #include "smt/v1/session_service.grpc.pb.h"
 
 namespace smt::client {
+
+// Ends a StreamThroughRestarts, whichever call or pause it is in. For one stream. Thread-safe.
+class StreamStop {
+ public:
+  // The call is cancelled, now or as soon as it begins; no other follows.
+  void Stop();
+  bool stopped() const;
+
+ private:
+  friend class Client;
+  // The call that Stop cancels; null: none.
+  void Watch(grpc::ClientContext* call);
+  // Whether it was stopped within `duration`.
+  bool WaitFor(absl::Duration duration) const;
+
+  mutable absl::Mutex mu_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  grpc::ClientContext* call_ ABSL_GUARDED_BY(mu_) = nullptr;
+};
 
 class Client {
  public:
@@ -36,11 +57,11 @@ class Client {
                        const std::function<bool(const v1::GenerationEvent&)>& on_event,
                        grpc::ClientContext* context = nullptr);
   // StreamGenerate that goes on by itself when the server goes away or breaks the stream off: the caller
-  // sees one stream, each id once. Needs a session and a request_id. Tries again, ever more slowly, until `patience`
-  // has passed without anything new; `stopped`, asked in between, ends that at once.
+  // sees one stream, each id once. Without a session and a request_id it is StreamGenerate. Tries again, ever more
+  // slowly, until `patience` has passed without anything new. `stop`, when given, ends it from another thread.
   Error StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Duration patience,
                               const std::function<bool(const v1::GenerationEvent&)>& on_event,
-                              const std::function<bool()>& stopped = nullptr);
+                              StreamStop* stop = nullptr);
   Error Generate(const v1::GenerationSpec& spec, v1::GenerateResponse* response);
   Error CancelGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);
   Error GetGeneration(const std::string& session, const std::string& request_id, v1::Generation* generation);

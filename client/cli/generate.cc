@@ -133,6 +133,7 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
   Interrupt::Block();
   client::Client client(context.options);
   grpc::ClientContext call;
+  client::StreamStop stop;
   Printer printer(context.json, flags.quiet);
   client::Error error;
   bool interrupted = false;
@@ -142,15 +143,15 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
     Interrupt interrupt([&] {
       if (spec.session().empty() || !client.CancelGeneration(spec.session(), spec.request_id(), nullptr).ok()) {
         call.TryCancel();
+        stop.Stop();
       }
     });
     const auto print = [&](const v1::GenerationEvent& event) {
       printer.On(event);
       return true;
     };
-    if (flags.patience > 0 && !spec.session().empty()) {
-      error = client.StreamThroughRestarts(spec, absl::Seconds(flags.patience), print,
-                                           [&] { return interrupt.happened(); });
+    if (flags.patience > 0) {
+      error = client.StreamThroughRestarts(spec, absl::Seconds(flags.patience), print, &stop);
     } else {
       error = client.StreamGenerate(spec, print, &call);
     }
@@ -191,8 +192,8 @@ void AddGenerate(CLI::App* app, Context* context) {
   auto* resume = c->add_flag("--continue", flags->resume, "No prompt: go on from where the session stands")
                      ->excludes(prompt)
                      ->excludes(ids);
-  c->add_option("--session,-s", flags->session,
-                "Session to continue; made when it does not exist. Default: none is kept");
+  auto* session = c->add_option("--session,-s", flags->session,
+                                "Session to continue; made when it does not exist. Default: none is kept");
   c->add_flag("--create,!--no-create", flags->create, "Make the session when it does not exist (default: yes)");
   c->add_option("--request_id", flags->request_id, "A retry with the same id replays the outcome. Default: drawn");
   auto* expected =
@@ -229,9 +230,10 @@ void AddGenerate(CLI::App* app, Context* context) {
   c->add_option("--on_disconnect", flags->on_disconnect,
                 "When this client vanishes: park (default), cancel or continue")
       ->check(CLI::IsMember({"park", "cancel", "continue"}));
-  c->add_option(
-      "--patience", flags->patience,
-      "With a session: go on by itself when the server goes away, for so many seconds without news (default: 0)");
+  c->add_option("--patience", flags->patience,
+                "Go on by itself when the server goes away, for so many seconds without news (default: 0)")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(session);
   c->add_flag("--quiet,-q", flags->quiet, "No progress and no closing line on stderr");
   c->callback([=] {
     context->run = [=]() -> int {

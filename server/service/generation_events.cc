@@ -8,7 +8,6 @@ namespace smt {
 namespace {
 
 constexpr size_t kMaxMessageBytes = size_t{1} << 20;  // as the API promises
-constexpr size_t kEchoTokens = 16384;
 
 const std::string& TokenBytes(const TextCodec& codec, int32_t id) {
   static const std::string kNoBytes;
@@ -90,7 +89,7 @@ void AppendEcho(const TextCodec& codec, const std::vector<int32_t>& prompt, int6
     token.id = prompt[i];
     token.position = head + 1 + static_cast<int64_t>(i);
     assembler.Append(std::move(token), &released);
-    if (released.tokens.size() >= kEchoTokens || released.text.size() >= kMaxMessageBytes / 4) flush();
+    if (released.tokens.size() >= kMostIdsInMessage || released.text.size() >= kMaxMessageBytes / 4) flush();
   }
   assembler.Finish(&released);
   flush();

@@ -1,6 +1,7 @@
 // What the engine hands over, as the messages of the API. Pure functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -12,6 +13,8 @@
 #include "smt/v1/generation.pb.h"
 
 namespace smt {
+
+inline constexpr size_t kMostIdsInMessage = 16384;
 
 // The label value of the metrics and the log.
 std::string ReasonLabel(FinishReason reason);

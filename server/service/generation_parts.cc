@@ -147,7 +147,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContex
       TextAssembler::Released one;
       assembler.Append(std::move(token), &one);
       if (!one.empty()) take(std::move(one));
-      if (released.tokens.size() >= 16384) flush();
+      if (released.tokens.size() >= kMostIdsInMessage) flush();
     }
     TextAssembler::Released rest;
     assembler.Finish(&rest);

@@ -134,6 +134,35 @@ absl::Status DescribeGeneration(ServiceContext* context, const std::string& sess
   return absl::OkStatus();
 }
 
+// A stream of the events that `start` opens, off gRPC's threads. `schedule` gives false when no thread is free.
+template <typename Request, typename Response, typename Schedule, typename Start>
+GenerationServiceImpl::Stream* StreamEvents(ServiceContext* context, const grpc::CallbackServerContext& call,
+                                            const grpc::ByteBuffer& bytes, const char* method, Schedule schedule,
+                                            Start start) {
+  auto stream = StreamCall<v1::GenerationEvent>::Make(RpcRecord(context->metrics, kService, method),
+                                                      [](v1::GenerationEvent event) {
+                                                        Response response;
+                                                        *response.mutable_event() = std::move(event);
+                                                        return Encode(response);
+                                                      });
+  auto request = std::make_shared<Request>();
+  if (absl::Status status = Decode(bytes, request.get()); !status.ok()) {
+    stream->Fail(status);
+    return stream.get();
+  }
+  const bool scheduled = schedule(*request, [context, stream, request, start, deadline = DeadlineOf(call)] {
+    auto source =
+        start(context, *request, stream->record().arrival(), deadline, [&stream] { return stream->cancelled(); });
+    if (source.ok()) {
+      stream->Attach(*std::move(source));
+    } else {
+      stream->Fail(source.status());
+    }
+  });
+  if (!scheduled) stream->Fail(PoolFull());
+  return stream.get();
+}
+
 }  // namespace
 
 bool GenerationServiceImpl::ScheduleStart(const v1::GenerationSpec& spec, std::function<void()> start) {
@@ -141,29 +170,16 @@ bool GenerationServiceImpl::ScheduleStart(const v1::GenerationSpec& spec, std::f
 }
 
 GenerationServiceImpl::Stream* GenerationServiceImpl::StreamGenerate(Call* call, const Bytes* bytes) {
-  auto stream = StreamCall<v1::GenerationEvent>::Make(RpcRecord(context_->metrics, kService, "StreamGenerate"),
-                                                      [](v1::GenerationEvent event) {
-                                                        v1::StreamGenerateResponse response;
-                                                        *response.mutable_event() = std::move(event);
-                                                        return Encode(response);
-                                                      });
-  auto request = std::make_shared<v1::StreamGenerateRequest>();
-  if (absl::Status status = Decode(*bytes, request.get()); !status.ok()) {
-    stream->Fail(status);
-    return stream.get();
-  }
-  const bool scheduled =
-      ScheduleStart(request->spec(), [context = context_, stream, request, deadline = DeadlineOf(*call)] {
-        auto source = StartGeneration(context, request->spec(), stream->record().arrival(), deadline,
-                                      [&stream] { return stream->cancelled(); });
-        if (source.ok()) {
-          stream->Attach(*std::move(source));
-        } else {
-          stream->Fail(source.status());
-        }
+  using Request = v1::StreamGenerateRequest;
+  return StreamEvents<Request, v1::StreamGenerateResponse>(
+      context_, *call, *bytes, "StreamGenerate",
+      [this](const Request& request, std::function<void()> start) {
+        return ScheduleStart(request.spec(), std::move(start));
+      },
+      [](ServiceContext* context, const Request& request, absl::Time arrival, absl::Time deadline,
+         const std::function<bool()>& abandoned) {
+        return StartGeneration(context, request.spec(), arrival, deadline, abandoned);
       });
-  if (!scheduled) stream->Fail(PoolFull());
-  return stream.get();
 }
 
 GenerationServiceImpl::Unary* GenerationServiceImpl::Generate(Call* call, const Bytes* bytes, Bytes* response) {
@@ -188,30 +204,12 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::Generate(Call* call, const 
 }
 
 GenerationServiceImpl::Stream* GenerationServiceImpl::ResumeGenerate(Call* call, const Bytes* bytes) {
-  auto stream = StreamCall<v1::GenerationEvent>::Make(RpcRecord(context_->metrics, kService, "ResumeGenerate"),
-                                                      [](v1::GenerationEvent event) {
-                                                        v1::ResumeGenerateResponse response;
-                                                        *response.mutable_event() = std::move(event);
-                                                        return Encode(response);
-                                                      });
-  auto request = std::make_shared<v1::ResumeGenerateRequest>();
-  if (absl::Status status = Decode(*bytes, request.get()); !status.ok()) {
-    stream->Fail(status);
-    return stream.get();
-  }
-  // It may wait for a running generation to stop.
-  const bool scheduled =
-      context_->waiters->TrySchedule([context = context_, stream, request, deadline = DeadlineOf(*call)] {
-        auto source = ResumeGeneration(context, *request, stream->record().arrival(), deadline,
-                                       [&stream] { return stream->cancelled(); });
-        if (source.ok()) {
-          stream->Attach(*std::move(source));
-        } else {
-          stream->Fail(source.status());
-        }
-      });
-  if (!scheduled) stream->Fail(PoolFull());
-  return stream.get();
+  using Request = v1::ResumeGenerateRequest;
+  return StreamEvents<Request, v1::ResumeGenerateResponse>(
+      context_, *call, *bytes, "ResumeGenerate",
+      // It may wait for a running generation to stop.
+      [this](const Request&, std::function<void()> start) { return context_->waiters->TrySchedule(std::move(start)); },
+      ResumeGeneration);
 }
 
 GenerationServiceImpl::Unary* GenerationServiceImpl::GetGeneration(Call*, const Bytes* request, Bytes* response) {

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -110,6 +112,12 @@ TEST_F(CliTest, ErrorsSayWhatIsWrongAndExitWithADocumentedCode) {
   result = Smt({"generate", "--no-create", "--session=nobody", "--prompt=x"});
   EXPECT_EQ(result.code, 3);
   EXPECT_EQ(Smt({"generate", "--nonsense"}).code, 2);
+  result = Smt({"generate", "--prompt=x", "--patience=5"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--patience requires --session"));
+  result = Smt({"generate", "--prompt=x", "--session=s", "--patience=-1"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--patience"));
   result = Smt({"--address=127.0.0.1:1", "health"});
   EXPECT_EQ(result.code, 5);
   EXPECT_THAT(result.err, HasSubstr("--address"));
@@ -133,6 +141,58 @@ TEST_F(CliTest, CtrlCEndsTheRequestAndSaysWhereTheSessionStands) {
   ASSERT_TRUE(server_->NewClient()->GetSession("sessions/ctrlc", &session).ok());
   EXPECT_THAT(process->Stderr(), HasSubstr(absl::StrCat("session ctrlc at position ", session.position())));
   EXPECT_FALSE(session.active());
+}
+
+// A server of its own, which goes away while `smt` streams from it.
+class PatienceTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_TRUE(server_.Start().ok()) << server_.Stderr(); }
+  absl::StatusOr<Process> Stream(int64_t tokens, const TempDir& dir) {
+    Process::Options options;
+    options.argv = {BinDir() + "/smt", "--address=" + server_.address(),
+                    "generate",        "--prompt=Once upon",
+                    "--seed=7",        absl::StrCat("--max_tokens=", tokens),
+                    "--ignore_eos",    "--temperature=0.9",
+                    "--session=story", "--patience=120"};
+    options.output_dir = dir.path();
+    return Process::Start(options);
+  }
+  static bool Prints(Process& process) {
+    for (int i = 0; i < 500 && process.Stdout().empty(); ++i) absl::SleepFor(absl::Milliseconds(20));
+    return !process.Stdout().empty();
+  }
+  ServerProcess server_{{.same_address = true}};
+};
+
+TEST_F(PatienceTest, TheTextGoesOnThroughAKill) {
+  constexpr int64_t kTokens = 3000;
+  ServerProcess undisturbed;
+  ASSERT_TRUE(undisturbed.Start().ok()) << undisturbed.Stderr();
+  const Outcome want = Generate(*undisturbed.NewClient(), Spec("story", "Once upon", kTokens));
+  ASSERT_TRUE(want.error.ok()) << want.error.message;
+
+  TempDir dir;
+  absl::StatusOr<Process> process = Stream(kTokens, dir);
+  ASSERT_TRUE(Prints(*process));
+  server_.Kill();
+  ASSERT_TRUE(process->Running()) << "killed too late";
+  ASSERT_TRUE(server_.Start().ok()) << server_.Stderr();
+  const auto code = process->Wait(absl::Seconds(60));
+  ASSERT_TRUE(code.ok()) << process->Stderr();
+  EXPECT_EQ(*code, 0) << process->Stderr();
+  EXPECT_EQ(absl::StripTrailingAsciiWhitespace(process->Stdout()), absl::StripTrailingAsciiWhitespace(want.text));
+}
+
+TEST_F(PatienceTest, CtrlCEndsItWhileTheServerIsAway) {
+  TempDir dir;
+  absl::StatusOr<Process> process = Stream(1'000'000, dir);
+  ASSERT_TRUE(Prints(*process));
+  server_.Kill();
+  absl::SleepFor(absl::Milliseconds(500));
+  process->Signal(SIGINT);
+  const auto code = process->Wait(absl::Seconds(20));
+  ASSERT_TRUE(code.ok()) << "still running 20 s after Ctrl-C";
+  EXPECT_EQ(*code, 130) << process->Stderr();
 }
 
 TEST_F(CliTest, SessionsAreCreatedListedUpdatedAndDeleted) {

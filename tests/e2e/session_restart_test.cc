@@ -160,6 +160,38 @@ INSTANTIATE_TEST_SUITE_P(SessionRestart, RestartedStreamTest,
                                            Restarts{"DrainedTurn", v1::DURABILITY_TURN, false}),
                          [](const auto& info) { return info.param.name; });
 
+TEST(SessionRestartTest, StopEndsAStreamInACallAndWhileTheServerIsAway) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  const auto client = server.NewClient();
+  v1::GenerationSpec spec = LookingBack(100'000);
+  client::StreamStop in_call;
+  std::thread stopper;
+  client::Error error = client->StreamThroughRestarts(
+      spec, absl::Minutes(5),
+      [&](const v1::GenerationEvent& event) {
+        if (event.has_chunk() && !stopper.joinable()) stopper = std::thread([&] { in_call.Stop(); });
+        return true;
+      },
+      &in_call);
+  ASSERT_TRUE(stopper.joinable());
+  stopper.join();
+  EXPECT_EQ(error.code, grpc::StatusCode::CANCELLED) << error.message;
+
+  server.Kill();
+  client::StreamStop away;
+  std::thread later([&] {
+    absl::SleepFor(absl::Milliseconds(300));
+    away.Stop();
+  });
+  const absl::Time began = absl::Now();
+  error = client->StreamThroughRestarts(
+      spec, absl::Minutes(5), [](const v1::GenerationEvent&) { return true; }, &away);
+  later.join();
+  EXPECT_FALSE(error.ok());
+  EXPECT_LT(absl::Now() - began, absl::Minutes(1)) << "patience would have lasted five";
+}
+
 TEST(SessionRestartTest, EndsRunningStreamsWithTheirPositionOnSigterm) {
   ServerProcess server;
   ASSERT_TRUE(server.Start().ok()) << server.Stderr();

@@ -41,6 +41,16 @@ class ResumeTest : public ServiceTest {
     model_->step_us = 0;
     return kept;
   }
+  // The same on a session made anew.
+  Kept BreakOffAnew(const v1::GenerationSpec& spec, size_t tokens) {
+    grpc::ClientContext context;
+    v1::DeleteSessionRequest remove;
+    remove.set_name("sessions/s");
+    v1::DeleteSessionResponse removed;
+    EXPECT_TRUE(sessions().DeleteSession(&context, remove, &removed).ok());
+    CreateSession("s");
+    return BreakOff(spec, tokens);
+  }
   static void Keep(const v1::GenerationEvent& event, Kept* kept) {
     if (event.has_started()) {
       kept->position = event.started().start_position() + event.started().prompt_tokens();
@@ -225,14 +235,8 @@ TEST_F(ResumeTest, WhatIsHeldBackIsHeldBackAgain) {
   const Streamed whole = Stream(spec);
   for (size_t tokens = 1; tokens < 30; ++tokens) {
     const std::string id = "r" + std::to_string(tokens);
-    grpc::ClientContext context;
-    v1::DeleteSessionRequest remove;
-    remove.set_name("sessions/s");
-    v1::DeleteSessionResponse removed;
-    ASSERT_TRUE(sessions().DeleteSession(&context, remove, &removed).ok());
-    CreateSession("s");
     spec.set_request_id(id);
-    const Kept kept = BreakOff(spec, tokens);
+    const Kept kept = BreakOffAnew(spec, tokens);
     ASSERT_TRUE(Parked(id));
     const Streamed rest = Resume(id, kept.position, kept.digest);
     ASSERT_TRUE(rest.status.ok()) << tokens << rest.status.error_message();
@@ -248,14 +252,8 @@ TEST_F(ResumeTest, StopStringsAndMinTokensCountWhatCameBefore) {
   EXPECT_EQ(whole.finished.reason(), v1::FINISH_REASON_STOP_STRING);
   for (const size_t tokens : {3, 15, 28}) {
     const std::string id = "r" + std::to_string(tokens);
-    grpc::ClientContext context;
-    v1::DeleteSessionRequest remove;
-    remove.set_name("sessions/s");
-    v1::DeleteSessionResponse removed;
-    ASSERT_TRUE(sessions().DeleteSession(&context, remove, &removed).ok());
-    CreateSession("s");
     spec.set_request_id(id);
-    const Kept kept = BreakOff(spec, tokens);
+    const Kept kept = BreakOffAnew(spec, tokens);
     ASSERT_TRUE(Parked(id));
     const Streamed rest = Resume(id, kept.position, kept.digest);
     EXPECT_EQ(kept.text + rest.text, whole.text) << tokens;
