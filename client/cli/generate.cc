@@ -231,8 +231,8 @@ void AddGenerate(CLI::App* app, Context* context) {
                 "When this client vanishes: park (default), cancel or continue")
       ->check(CLI::IsMember({"park", "cancel", "continue"}));
   c->add_option("--patience", flags->patience,
-                "Go on by itself when the server goes away, for so many seconds without news (default: 0)")
-      ->check(CLI::NonNegativeNumber)
+                "Go on by itself when the server goes away, for so many seconds without news, 0 to 86400 (default: 0)")
+      ->check(CLI::Range(0.0, 86400.0))
       ->needs(session);
   c->add_flag("--quiet,-q", flags->quiet, "No progress and no closing line on stderr");
   c->callback([=] {
