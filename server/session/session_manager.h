@@ -113,6 +113,62 @@ struct ResumeTurnResult {
   RequestRecord record;
 };
 
+// A position of a session that can be returned to.
+struct CheckpointInfo {
+  std::string id;          // as session ids; automatic ones are "turn-{branch}-{position}"
+  int64_t position = 0;    // of the log
+  int64_t branch = 0;      // on which it was made
+  bool automatic = false;  // a turn's start; the last kRememberedTurns of a session's branch are remembered
+  std::string request_id;  // of that turn, if it had one
+  absl::Time create_time;
+};
+
+inline constexpr int32_t kRememberedTurns = 16;
+inline constexpr int32_t kMaxCheckpoints = 64;  // that were asked for, a session
+
+struct ForkSpec {
+  std::string session_id;
+  std::string new_id;                 // empty: drawn, and the same for the same request_id
+  std::string checkpoint_id;          // empty: from the head
+  std::optional<absl::Duration> ttl;  // unset: the parent's
+  std::optional<std::map<std::string, std::string>> labels;
+  std::optional<int64_t> expected_position;  // of the parent's head
+  std::string request_id;                    // empty: none
+};
+
+struct CheckpointSpec {
+  std::string session_id;
+  std::string checkpoint_id;  // empty: drawn, and the same for the same request_id
+  std::optional<int64_t> expected_position;
+  std::string request_id;
+};
+
+struct RollbackSpec {
+  std::string session_id;
+  std::string checkpoint_id;  // or, where empty,
+  int32_t turns = 0;          // >= 1: to the start of the turns-th last turn
+  std::optional<std::string> etag;
+  std::string request_id;
+};
+
+// All there is of a session at one position: what a file of it holds.
+struct SessionContent {
+  SessionInfo info;          // position: ids in `log`
+  std::vector<int32_t> log;  // from position 1
+  // A state on the way, or null (then only the log speaks): position, whose numerics.
+  std::shared_ptr<const StateBuffer> state;
+  int64_t state_position = 0;  // <= info.position
+  std::string numerics_id;
+};
+
+struct ImportSpec {
+  std::string new_id;  // empty: drawn, and the same for the same request_id
+  absl::Duration ttl = absl::InfiniteDuration();
+  std::map<std::string, std::string> labels;
+  std::string request_id;
+  SessionContent content;  // of info only model_fingerprint is looked at
+};
+
 // What the manager has done since it was opened, for metrics.
 struct SessionCounters {
   int64_t group_commits = 0;  // store commits
@@ -165,7 +221,46 @@ class SessionManager {
   };
   // Renews the ttl. ABORTED when `etag` differs.
   virtual absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) = 0;
-  // ABORTED while a request writes it, or when `etag` differs. Removes the log, snapshots and requests, damaged or not.
+  // Makes a session that goes on from a point of another one, and shares the log up to there: nothing is absorbed
+  // again. NOT_FOUND (session, checkpoint), ALREADY_EXISTS, ABORTED (from the head, while a request writes it;
+  // expected_position), FAILED_PRECONDITION (another model's), RESOURCE_EXHAUSTED. Durable on return.
+  //
+  // This and the calls below that take a request_id remember it for Options::request_ttl: the same call again is
+  // answered as it was, one with another meaning with INVALID_ARGUMENT.
+  virtual absl::StatusOr<SessionInfo> Fork(const ForkSpec& spec) = 0;
+  // Names the head. ALREADY_EXISTS; ABORTED while a request writes it, or for expected_position; RESOURCE_EXHAUSTED at
+  // kMaxCheckpoints. Durable on return.
+  virtual absl::StatusOr<CheckpointInfo> CreateCheckpoint(const CheckpointSpec& spec) = 0;
+  struct CheckpointPage {
+    std::vector<CheckpointInfo> checkpoints;
+    std::string next_page_token;
+  };
+  // By position, then branch, then id. Pages as List.
+  virtual absl::StatusOr<CheckpointPage> ListCheckpoints(std::string_view id, int32_t page_size,
+                                                         const std::string& page_token) = 0;
+  // NOT_FOUND; automatic ones can be deleted too.
+  virtual absl::Status DeleteCheckpoint(std::string_view id, std::string_view checkpoint_id,
+                                        const std::string& request_id) = 0;
+  // Returns to an earlier position on a new branch. Requests of the branch left behind are superseded, its named
+  // checkpoints stay and can be returned to. NOT_FOUND (checkpoint; more turns than are remembered), ABORTED (a request
+  // writes it; etag). Durable on return.
+  virtual absl::StatusOr<SessionInfo> Rollback(const RollbackSpec& spec) = 0;
+  // The whole log, and the newest state at or before the position. ABORTED from the head while a request writes it.
+  virtual absl::StatusOr<SessionContent> Export(std::string_view id, std::string_view checkpoint_id) = 0;
+  // The session that content is of, under a new id. ALREADY_EXISTS; FAILED_PRECONDITION (another model's);
+  // INVALID_ARGUMENT (a state of another size or beyond the log). Durable on return, the state included.
+  virtual absl::StatusOr<SessionInfo> Import(const ImportSpec& spec) = 0;
+  // The states kept of a session's present branch, oldest first, for comparing them with what the log makes.
+  // Each is called with null once, when its bytes are damaged; what `visit` gives other than OK ends it.
+  struct KeptState {
+    int64_t position = 0;
+    std::string numerics_id;
+    std::shared_ptr<const StateBuffer> state;
+  };
+  virtual absl::Status VisitStates(std::string_view id, const std::function<absl::Status(const KeptState&)>& visit) = 0;
+
+  // ABORTED while a request writes it, or when `etag` differs. Removes the log, snapshots and requests, damaged or not,
+  // but for what forks of it read.
   virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag) = 0;
 
   // NOT_FOUND, ABORTED (busy, expected_position, etag), FAILED_PRECONDITION (another model's), DATA_LOSS,
@@ -182,6 +277,9 @@ class SessionManager {
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;
   // Ids at positions first..last (1-based, inclusive) of the session's log. OUT_OF_RANGE names the head.
   virtual absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) = 0;
+  // The same on the branch of a request, whichever is the present one; only what the request appended.
+  virtual absl::StatusOr<std::vector<int32_t>> ReadRequestLog(std::string_view id, int64_t branch, int64_t first,
+                                                              int64_t last) = 0;
   // The state at the session's head for reading only (Score): snapshot and log tail.
   virtual absl::StatusOr<RestoredState> ReadState(std::string_view id, SessionInfo* info) = 0;
 

@@ -45,10 +45,22 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
   absl::Status Delete(std::string_view id, std::optional<std::string> etag) override;
+  absl::StatusOr<SessionInfo> Fork(const ForkSpec& spec) override;
+  absl::StatusOr<CheckpointInfo> CreateCheckpoint(const CheckpointSpec& spec) override;
+  absl::StatusOr<CheckpointPage> ListCheckpoints(std::string_view id, int32_t page_size,
+                                                 const std::string& page_token) override;
+  absl::Status DeleteCheckpoint(std::string_view id, std::string_view checkpoint_id,
+                                const std::string& request_id) override;
+  absl::StatusOr<SessionInfo> Rollback(const RollbackSpec& spec) override;
+  absl::StatusOr<SessionContent> Export(std::string_view id, std::string_view checkpoint_id) override;
+  absl::StatusOr<SessionInfo> Import(const ImportSpec& spec) override;
+  absl::Status VisitStates(std::string_view id, const std::function<absl::Status(const KeptState&)>& visit) override;
   absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) override;
   absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id) override;
   absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) override;
   absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) override;
+  absl::StatusOr<std::vector<int32_t>> ReadRequestLog(std::string_view id, int64_t branch, int64_t first,
+                                                      int64_t last) override;
   absl::StatusOr<RestoredState> ReadState(std::string_view id, SessionInfo* info) override;
   void SaveEvicted(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer> state) override;
   absl::Status Flush() override;

@@ -170,7 +170,7 @@ void SessionWriter::WriteSnapshot(const SessionKey& key, const SnapshotRecord& s
   const auto end = store_.LogEnd(key, s.branch);
   absl::Status status = end.status();
   if (end.ok() && *end >= s.position) {
-    status = store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s), 2);
+    status = store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s), {});
     if (status.ok()) ++snapshots_;
   }
   if (!status.ok() && !absl::IsNotFound(status)) ++errors_;

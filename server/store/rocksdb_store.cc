@@ -127,25 +127,17 @@ class RocksDbStore final : public SessionStore {
     return Write(&batch, false);
   }
 
-  absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes, int keep) override {
+  absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
+                           std::span<const SnapshotName> drop) override {
     absl::MutexLock lock(&mu_);
     RETURN_IF_ERROR(ReopenIfNeeded());
     absl::ReaderMutexLock db_lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, reader.Uid(key.id));
     if (uid != key.uid) return Gone(key);
-    auto names = reader.ListSnapshots(key);
-    // Where one is damaged none can be listed; the new one is worth having all the same.
-    if (absl::IsDataLoss(names.status())) names = std::vector<SnapshotName>();
-    RETURN_IF_ERROR(names.status());
     rocksdb::WriteBatch batch;
-    int newer = 0, kept = 1;
-    for (const auto& other : *names) newer += other.branch == name.branch && other.position > name.position;
-    if (newer >= keep) return absl::OkStatus();
-    for (const auto& other : *names) {  // newest first
-      if (other == name) continue;
-      if (other.branch == name.branch && kept++ < keep) continue;
-      batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));
+    for (const SnapshotName& other : drop) {
+      if (other != name) batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));
     }
     const std::string db_key = NumberedKey(key.uid, name.branch, name.position);
     batch.Put(o_.cf.snapshots, db_key, SealRecord(RecordType::kSnapshot, kRecordVersion, db_key, bytes));

@@ -48,22 +48,35 @@ struct SnapshotName {
   friend bool operator==(const SnapshotName&, const SnapshotName&) = default;
 };
 
+// What a session reads of another one, a fork of its parent for one: kept until nobody names it, whatever becomes of
+// the other session.
+struct StoreReference {
+  enum class Kind : uint8_t { kLog, kSnapshot };
+  Kind kind = Kind::kLog;
+  SessionKey owner;      // of the log or snapshot
+  int64_t branch = 0;    // of the owner
+  int64_t position = 0;  // kLog: ids up to here are read; kSnapshot: its position
+  friend bool operator==(const StoreReference&, const StoreReference&) = default;
+};
+
 // Changes of one session that become visible, and durable, together.
 struct SessionWrite {
   enum class Kind {
     kUpdate,
     kCreate,  // ALREADY_EXISTS if the id is taken
-    kRemove,  // with its log, snapshots and requests; the other fields are not used
+    kRemove,  // with its log, snapshots and requests, but what others refer to; the other fields are not used
   };
   Kind kind = Kind::kUpdate;
   SessionKey key;                     // NOT_FOUND (kUpdate, kRemove) unless the id exists with this uid
   std::optional<std::string> header;  // replaces the header
   // Where the branch's log must end: ABORTED, writing nothing, where it does not. Unset: not looked at, and no ids.
-  // Branch 0 begins at 0, others anywhere.
   std::optional<int64_t> position;
   int64_t branch = 0;
+  int64_t log_begin = 0;                                      // where the branch's log begins: an empty one ends there
   std::vector<int32_t> ids;                                   // appended there
   std::vector<std::pair<std::string, std::string>> requests;  // request id, record
+  // Replaces what the session refers to. NOT_FOUND naming the one that is not there (any more).
+  std::optional<std::vector<StoreReference>> references;
 };
 
 class SessionStore {
@@ -79,7 +92,8 @@ class SessionStore {
   virtual absl::StatusOr<std::vector<StoredSession>> List(std::string_view after, size_t limit) = 0;
   virtual absl::StatusOr<int64_t> Count() = 0;  // reads every name: for start-up, where a limit asks for it
 
-  // Where the branch's log ends; 0 when it has none.
+  // Where the branch's log ends; 0 when it has none. This and the reads below take keys of removed sessions too, while
+  // another refers to what they read; of the key they look at the uid, and take the id for messages.
   virtual absl::StatusOr<int64_t> LogEnd(const SessionKey& key, int64_t branch) = 0;
   // Ids at positions first..last (1-based, inclusive). DATA_LOSS names the position where they are damaged or missing.
   virtual absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
@@ -92,9 +106,9 @@ class SessionStore {
   virtual absl::Status RemoveRequests(std::span<const StoredRequest> requests) = 0;
 
   // Not synced: a lost snapshot costs time, not text. NOT_FOUND unless the session exists with this uid.
-  // Snapshots of the session other than the newest `keep` (by position, in this branch) are removed with it.
+  // Those of the session named in `drop` are removed with it, unless another session refers to them.
   virtual absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
-                                   int keep) = 0;
+                                   std::span<const SnapshotName> drop) = 0;
   // By branch, then position, newest first.
   virtual absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) = 0;
   virtual absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) = 0;  // NOT_FOUND

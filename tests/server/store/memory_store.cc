@@ -161,13 +161,14 @@ absl::Status MemoryStore::RemoveRequests(std::span<const StoredRequest> requests
 }
 
 absl::Status MemoryStore::PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
-                                      int keep) {
+                                      std::span<const SnapshotName> drop) {
   absl::MutexLock lock(&mu_);
   Session* s = Of(key);
   if (s == nullptr) return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
   s->snapshots[{name.branch, name.position}] = std::string(bytes);
-  std::erase_if(s->snapshots, [&](const auto& item) { return item.first.first != name.branch; });
-  while (s->snapshots.size() > static_cast<size_t>(keep)) s->snapshots.erase(s->snapshots.begin());
+  for (const SnapshotName& other : drop) {
+    if (other != name) s->snapshots.erase({other.branch, other.position});
+  }
   return absl::OkStatus();
 }
 

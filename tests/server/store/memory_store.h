@@ -35,7 +35,8 @@ class MemoryStore final : public SessionStore {
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override;
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override;
   absl::Status RemoveRequests(std::span<const StoredRequest> requests) override;
-  absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes, int keep) override;
+  absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
+                           std::span<const SnapshotName> drop) override;
   absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) override;
   absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) override;
   absl::Status Health() override { return absl::OkStatus(); }

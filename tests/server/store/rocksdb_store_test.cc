@@ -54,7 +54,7 @@ TEST(RocksDbStoreTest, EverythingIsThereAfterOpeningAgain) {
   {
     auto store = *Open(dir.path());
     ASSERT_OK(Create(*store, "a", 1, {5, 6}));
-    ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, "state", 2));
+    ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, "state", {}));
   }
   auto store = *Open(dir.path());
   EXPECT_EQ(*store->Find("a")->header, "header of a");
@@ -102,7 +102,7 @@ TEST(RocksDbStoreTest, DamageIsToldWithTheSessionsNameAndOthersGoOn) {
       {
         auto store = *Open(dir.path());
         ASSERT_OK(Create(*store, "a", 1, {5, 6}));
-        ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, "state", 2));
+        ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, "state", {}));
       }
       ASSERT_EQ(DamageRecords(dir.path(), family, all, at), 1);
       auto store = *Open(dir.path());

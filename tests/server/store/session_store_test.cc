@@ -140,12 +140,12 @@ TEST_P(SessionStoreTest, BranchesHaveTheirOwnLogsAndLaterOnesMayBeginAnywhere) {
 TEST_P(SessionStoreTest, WhoeverHoldsAnOldUidWritesNothing) {
   ASSERT_OK(Commit(Create("a", 1)));
   ASSERT_OK(Commit(Append("a", 1, 0, {1})));
-  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 1}, "state", 2));
+  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 1}, "state", {}));
   ASSERT_OK(Commit(Remove("a", 1)));
   ASSERT_OK(Commit(Create("a", 2)));
   EXPECT_THAT(Commit(Append("a", 1, 1, {2})), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
   EXPECT_THAT(Commit(Remove("a", 1)), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
-  EXPECT_THAT(store_->PutSnapshot({"a", 1}, {0, 1}, "state", 2), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(store_->PutSnapshot({"a", 1}, {0, 1}, "state", {}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
   EXPECT_EQ(*store_->LogEnd({"a", 2}, 0), 0);
   EXPECT_THAT(*store_->ListSnapshots({"a", 2}), IsEmpty());
 }
@@ -157,7 +157,7 @@ TEST_P(SessionStoreTest, RemovalTakesEverythingWithItAndNothingElse) {
     SessionWrite w = Append(id, uid, 0, {1, 2});
     w.requests = {{"r", "record"}};
     ASSERT_OK(Commit(w));
-    ASSERT_OK(store_->PutSnapshot({id, uid}, {0, 2}, "state", 2));
+    ASSERT_OK(store_->PutSnapshot({id, uid}, {0, 2}, "state", {}));
   }
   ASSERT_OK(Commit(Remove("c", 2), true));
   EXPECT_THAT(store_->Find("c"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
@@ -199,13 +199,13 @@ TEST_P(SessionStoreTest, ListsInOrderOfIdAndOnePageAfterTheOther) {
 TEST_P(SessionStoreTest, KeepsTheNewestSnapshots) {
   ASSERT_OK(Commit(Create("a", 1)));
   for (const int64_t position : {100, 300, 200, 400}) {
-    ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, position}, "state " + std::to_string(position), 2));
+    ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, position}, "state " + std::to_string(position), {}));
   }
   EXPECT_THAT(*store_->ListSnapshots({"a", 1}), ElementsAre(SnapshotName{0, 400}, SnapshotName{0, 300}));
   EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 300}), "state 300");
   EXPECT_THAT(store_->GetSnapshot({"a", 1}, {0, 200}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("200")));
   const std::string big(3 << 20, 'x');
-  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 500}, big, 2));
+  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 500}, big, {}));
   EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 500}), big);
 }
 
