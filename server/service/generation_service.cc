@@ -93,6 +93,8 @@ class Gatherer : public std::enable_shared_from_this<Gatherer> {
 
 v1::GenerationState ToProto(RequestState state) {
   switch (state) {
+    case RequestState::kOperation:  // no generation: not found under its id
+      break;
     case RequestState::kRunning:
       return v1::GENERATION_STATE_RUNNING;
     case RequestState::kFinished:

@@ -48,11 +48,6 @@ absl::Status Answer(ServiceContext* context, const char* op, const absl::StatusO
   return Counted(context, op, info.status());
 }
 
-// "Same name, same ttl and labels, still empty" is what a retried creation finds.
-bool IsRetriedCreation(const SessionInfo& info, const v1::CreateSessionRequest& request) {
-  return info.position == 0 && info.ttl == Ttl(request.session()) && info.labels == Labels(request.session());
-}
-
 }  // namespace
 
 SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes* request, Bytes* response) {
@@ -62,13 +57,10 @@ SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes*
         Violations violations;
         ValidateCreateSession(in, context->limits, &violations);
         if (!violations.empty()) return violations.ToStatus();
-        absl::StatusOr<SessionInfo> info =
-            context->sessions->Create(in.session_id(), Ttl(in.session()), Labels(in.session()));
-        if (absl::IsAlreadyExists(info.status()) && !in.request_id().empty() && !in.session_id().empty()) {
-          absl::StatusOr<SessionInfo> present = context->sessions->Get(in.session_id());
-          if (present.ok() && IsRetriedCreation(*present, in)) info = std::move(present);
-        }
-        return Answer(context, "create", info, out->mutable_session());
+        return Answer(
+            context, "create",
+            context->sessions->Create(in.session_id(), Ttl(in.session()), Labels(in.session()), in.request_id()),
+            out->mutable_session());
       });
 }
 
@@ -120,6 +112,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::UpdateSession(Call*, const Bytes*
         if (ttl) update.ttl = Ttl(session);
         if (labels) update.labels = Labels(session);
         if (!session.etag().empty()) update.etag = session.etag();
+        update.request_id = in.request_id();
         return Answer(context, "update", context->sessions->UpdateSession(*ParseSessionName(session.name()), update),
                       out->mutable_session());
       });

@@ -1,11 +1,21 @@
 // Reading a session: its log, and a state to go on from. The log is the truth; a snapshot only saves absorbing it
 // again, so a damaged one is passed over as long as the log covers the rest.
+#include <algorithm>
+
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "server/base/status_details.h"
 #include "server/session/session_manager_impl.h"
 
 namespace smt {
+namespace {
+
+// How long one that looks at the snapshots waits for those on their way to the store.
+constexpr absl::Duration kSnapshotWait = absl::Seconds(5);
+
+StateName NameOf(const BranchView& view, const SnapshotName& name) { return {view.key, name.branch, name.position}; }
+
+}  // namespace
 
 absl::Status SessionContext::CheckModel(std::string_view id, const SessionHeader& header) const {
   if (header.model_fingerprint == options.model_fingerprint) return absl::OkStatus();
@@ -15,7 +25,34 @@ absl::Status SessionContext::CheckModel(std::string_view id, const SessionHeader
                      {.reason = "MODEL_MISMATCH", .preconditions = {{"MODEL", StrCat("sessions/", id), message}}});
 }
 
-absl::StatusOr<RestoredState> SessionContext::Restore(const SessionKey& key, int64_t branch, int64_t head) {
+absl::StatusOr<std::optional<SnapshotRecord>> SessionContext::ReadSnapshot(const StateName& name) {
+  const auto payload = store->GetSnapshot(name.owner, {name.branch, name.position});
+  if (absl::IsNotFound(payload.status())) return std::optional<SnapshotRecord>();
+  auto record = payload.ok() ? DecodeSnapshot(*payload) : absl::StatusOr<SnapshotRecord>(payload.status());
+  if (!record.ok()) return record.status();
+  if (record->branch != name.branch || record->position != name.position ||
+      static_cast<int64_t>(record->state->size()) != options.state_bytes) {
+    return absl::DataLossError(StrCat("session '", name.owner.id, "': the snapshot at position ", name.position,
+                                      " is one of another place or size"));
+  }
+  return std::optional<SnapshotRecord>(*std::move(record));
+}
+
+absl::StatusOr<std::vector<StateName>> SessionContext::StatesOf(const BranchView& view, int64_t head) {
+  std::vector<StateName> out;
+  for (const StateName& state : view.before.states) {
+    if (state.position <= head) out.push_back(state);
+  }
+  ASSIGN_OR_RETURN(const std::vector<SnapshotName> own, store->ListSnapshots(view.key));
+  for (const SnapshotName& name : own) {
+    if (name.branch == view.branch && name.position <= head) out.push_back(NameOf(view, name));
+  }
+  std::stable_sort(out.begin(), out.end(),
+                   [](const StateName& a, const StateName& b) { return a.position > b.position; });
+  return out;
+}
+
+absl::StatusOr<RestoredState> SessionContext::FindState(const BranchView& view, int64_t head) {
   RestoredState out;
   out.tier = "new";
   if (head == 0) return out;
@@ -26,42 +63,85 @@ absl::StatusOr<RestoredState> SessionContext::Restore(const SessionKey& key, int
     out.foreign_numerics = s.numerics_id != options.numerics_id;
     out.tier = std::string(tier);
   };
-  out.tier = "log";
-  if (const auto waiting = writer->WaitingSnapshot(key.uid, branch, head)) take(*waiting, "host");
-  auto names = store->ListSnapshots(key);
-  if (absl::IsDataLoss(names.status())) {  // not even their names can be read
-    names = std::vector<SnapshotName>();
+  const auto damaged = [&] {
     ++out.damaged_snapshots;
     ++damaged_snapshots;
+  };
+  out.tier = "log";
+  if (const auto waiting = writer->WaitingSnapshot(view.key.uid, view.branch, head)) take(*waiting, "host");
+  auto names = StatesOf(view, head);
+  if (absl::IsDataLoss(names.status())) {  // not even their names can be read
+    names = view.before.states;
+    damaged();
   }
   RETURN_IF_ERROR(names.status());
-  for (const SnapshotName& name : *names) {  // newest first
-    if (name.branch != branch || name.position > head) continue;
+  for (const StateName& name : *names) {  // newest first
     if (out.position >= name.position) break;
-    const auto payload = store->GetSnapshot(key, name);
-    if (absl::IsNotFound(payload.status())) continue;  // pruned meanwhile
-    const auto record = payload.ok() ? DecodeSnapshot(*payload) : absl::StatusOr<SnapshotRecord>(payload.status());
-    const bool good = record.ok() && record->branch == branch && record->position == name.position &&
-                      static_cast<int64_t>(record->state->size()) == options.state_bytes;
-    if (!good) {
-      if (!record.ok() && !absl::IsDataLoss(record.status())) return record.status();
-      ++out.damaged_snapshots;
-      ++damaged_snapshots;
+    const auto record = ReadSnapshot(name);
+    if (absl::IsDataLoss(record.status())) {
+      damaged();
       continue;
     }
-    if (record->model_fingerprint != options.model_fingerprint) continue;  // absorb the log again
-    take(*record, "store");
+    RETURN_IF_ERROR(record.status());
+    if (!*record) continue;                                                   // pruned meanwhile
+    if ((*record)->model_fingerprint != options.model_fingerprint) continue;  // absorb the log again
+    take(**record, "store");
     break;
   }
-  ASSIGN_OR_RETURN(out.tail, store->ReadLog(key, branch, out.position + 1, head));
   return out;
+}
+
+absl::StatusOr<RestoredState> SessionContext::Restore(const BranchView& view, int64_t head) {
+  ASSIGN_OR_RETURN(RestoredState out, FindState(view, head));
+  ASSIGN_OR_RETURN(out.tail, ReadBranch(*store, view, out.position + 1, head));
+  return out;
+}
+
+absl::Status SessionContext::WithLastGood(const absl::Status& status, const SessionKey& key,
+                                          const SessionHeader& header) {
+  if (!absl::IsDataLoss(status)) return status;
+  constexpr int64_t kAtOnce = 1 << 16;
+  int64_t good = 0;  // the log reads up to here
+  const BranchView view = ViewOf(key, header);
+  while (good < header.position) {
+    const int64_t next = std::min(good + kAtOnce, header.position);
+    if (ReadBranch(*store, view, good + 1, next).ok()) {
+      good = next;
+      continue;
+    }
+    // Somewhere in this piece.
+    int64_t bad = next;
+    while (bad - good > 1) {
+      const int64_t middle = good + (bad - good) / 2;
+      (ReadBranch(*store, view, good + 1, middle).ok() ? good : bad) = middle;
+    }
+    break;
+  }
+  const StoredCheckpoint* last = nullptr;
+  for (const StoredCheckpoint& c : header.checkpoints) {
+    if (!c.lineage && c.info.position <= good) last = &c;
+  }
+  StatusDetails details{.reason = "SESSION_DAMAGED", .metadata = {{"readable_position", StrCat(good)}}};
+  std::string message = StrCat(std::string(status.message()), "; the log can be read up to position ", good);
+  if (last == nullptr) {
+    details.resource = {"session", StrCat("sessions/", key.id), "no checkpoint lies before the damage"};
+    message += ", and no checkpoint lies before that";
+  } else {
+    const std::string name = StrCat("sessions/", key.id, "/checkpoints/", last->info.id);
+    details.metadata["last_good_checkpoint"] = name;
+    details.resource = {"session", StrCat("sessions/", key.id),
+                        StrCat("the last good checkpoint is ", name, " at position ", last->info.position)};
+    message += StrCat("; the last good checkpoint is ", name, " at position ", last->info.position,
+                      ", roll back to it to go on from there");
+  }
+  return WithDetails(absl::DataLossError(message), details);
 }
 
 absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadLog(std::string_view id, int64_t first, int64_t last) {
   RETURN_IF_ERROR(CheckSessionId(id));
   const Entry entry = table_.Acquire(id);
   SessionKey key;
-  int64_t branch = 0;
+  SessionHeader header;
   bool in_turn = false;
   {
     absl::MutexLock lock(&entry->mu);
@@ -71,10 +151,27 @@ absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadLog(std::string_vie
                                           id, "' has 1 to ", entry->log_end));
     }
     key = entry->key;
-    branch = entry->header.branch;
+    header = entry->header;
     in_turn = entry->in_turn;
   }
   if (in_turn) c_.writer->Drain();
+  auto ids = ReadBranch(*c_.store, ViewOf(key, header), first, last);
+  if (!ids.ok()) return c_.WithLastGood(ids.status(), key, header);
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadRequestLog(std::string_view id, int64_t branch,
+                                                                        int64_t first, int64_t last) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  const Entry entry = table_.Acquire(id);
+  SessionKey key;
+  {
+    absl::MutexLock lock(&entry->mu);
+    RETURN_IF_ERROR(Load(*entry));
+    key = entry->key;
+    if (entry->in_turn && entry->header.branch == branch) c_.WritePending(entry);
+  }
+  c_.writer->Drain();
   return c_.store->ReadLog(key, branch, first, last);
 }
 
@@ -82,17 +179,51 @@ absl::StatusOr<RestoredState> SessionManagerImpl::ReadState(std::string_view id,
   RETURN_IF_ERROR(CheckSessionId(id));
   const Entry entry = table_.Acquire(id);
   SessionKey key;
+  SessionHeader header;
   SessionInfo now;
   {
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
     key = entry->key;
+    header = entry->header;
     now = entry->Info();
   }
   if (now.active) c_.writer->Drain();
   if (info != nullptr) *info = now;
-  return c_.Restore(key, now.branch, now.position);
+  auto state = c_.Restore(ViewOf(key, header), now.position);
+  if (!state.ok()) return c_.WithLastGood(state.status(), key, header);
+  return state;
+}
+
+absl::Status SessionManagerImpl::VisitStates(std::string_view id,
+                                             const std::function<absl::Status(const KeptState&)>& visit) {
+  RETURN_IF_ERROR(CheckSessionId(id));
+  const Entry entry = table_.Acquire(id);
+  BranchView view;
+  int64_t head = 0;
+  {
+    absl::MutexLock lock(&entry->mu);
+    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
+    view = ViewOf(entry->key, entry->header);
+    head = entry->header.position;
+  }
+  c_.writer->AwaitSnapshots(kSnapshotWait);
+  ASSIGN_OR_RETURN(std::vector<StateName> names, c_.StatesOf(view, head));
+  std::reverse(names.begin(), names.end());
+  for (const StateName& name : names) {
+    const auto record = c_.ReadSnapshot(name);
+    if (absl::IsDataLoss(record.status())) {
+      ++c_.damaged_snapshots;
+      RETURN_IF_ERROR(visit({name.position, "", nullptr}));
+      continue;
+    }
+    RETURN_IF_ERROR(record.status());
+    if (!*record || (*record)->model_fingerprint != c_.options.model_fingerprint) continue;
+    RETURN_IF_ERROR(visit({name.position, (*record)->numerics_id, (*record)->state}));
+  }
+  return absl::OkStatus();
 }
 
 void SessionManagerImpl::SaveEvicted(const std::string& session_key, int64_t position,

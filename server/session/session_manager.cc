@@ -16,24 +16,6 @@ namespace {
 constexpr int32_t kDefaultPage = 50, kMaxPage = 1000;
 constexpr size_t kSweepPage = 256;
 
-// The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
-std::string MakePageToken(std::string_view last_id) {
-  std::string raw(last_id);
-  AppendBigEndian(&raw, Xxh3(last_id));
-  return absl::WebSafeBase64Escape(raw);
-}
-
-absl::StatusOr<std::string> ParsePageToken(const std::string& token) {
-  std::string raw;
-  if (token.empty()) return raw;
-  if (absl::WebSafeBase64Unescape(token, &raw) && raw.size() > 8) {
-    const std::string_view id = std::string_view(raw).substr(0, raw.size() - 8);
-    if (ReadBigEndian(std::string_view(raw).substr(id.size())) == Xxh3(id)) return std::string(id);
-  }
-  return absl::InvalidArgumentError(
-      StrCat("page_token \"", absl::CHexEscape(token.substr(0, 64)), "\" is not one that ListSessions gave"));
-}
-
 StatusDetails::Resource SessionResource(std::string_view id) { return {"session", StrCat("sessions/", id), ""}; }
 
 absl::Status NotFound(std::string_view id) {
@@ -42,6 +24,30 @@ absl::Status NotFound(std::string_view id) {
 }
 
 }  // namespace
+
+// The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
+std::string MakePageToken(std::string_view last_id) {
+  std::string raw(last_id);
+  AppendBigEndian(&raw, Xxh3(last_id));
+  return absl::WebSafeBase64Escape(raw);
+}
+
+absl::StatusOr<std::string> ParsePageToken(const std::string& token, std::string_view method) {
+  std::string raw;
+  if (token.empty()) return raw;
+  if (absl::WebSafeBase64Unescape(token, &raw) && raw.size() > 8) {
+    const std::string_view id = std::string_view(raw).substr(0, raw.size() - 8);
+    if (ReadBigEndian(std::string_view(raw).substr(id.size())) == Xxh3(id)) return std::string(id);
+  }
+  return absl::InvalidArgumentError(
+      StrCat("page_token \"", absl::CHexEscape(token.substr(0, 64)), "\" is not one that ", method, " gave"));
+}
+
+absl::StatusOr<size_t> PageSize(int32_t page_size) {
+  if (page_size >= 0) return static_cast<size_t>(page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage));
+  return absl::InvalidArgumentError(
+      StrCat("page_size is ", page_size, ", must be 0 (the default of ", kDefaultPage, ") or more"));
+}
 
 absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present) {
   if (!wanted || *wanted == present) return absl::OkStatus();
@@ -104,11 +110,17 @@ uint64_t SessionManagerImpl::DrawUid() {
   return absl::Uniform<uint64_t>(random_, 1, uint64_t{1} << 63);
 }
 
-std::string SessionManagerImpl::DrawId() {
+std::string SessionManagerImpl::DrawId(std::string_view scope, std::string_view request_id) {
   static constexpr std::string_view kAlphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  uint64_t halves[2];
+  if (request_id.empty()) {
+    absl::MutexLock lock(&random_mu_);
+    for (uint64_t& half : halves) half = absl::Uniform<uint64_t>(random_);
+  } else {
+    for (uint64_t i = 0; i < 2; ++i) halves[i] = Xxh3(StrCat(i, "/", scope, "/", request_id));
+  }
   std::string id = "s-";
-  absl::MutexLock lock(&random_mu_);
-  for (int i = 0; i < 20; ++i) id.push_back(kAlphabet[absl::Uniform<size_t>(random_, 0, kAlphabet.size())]);
+  for (int i = 0; i < 20; ++i) id.push_back(kAlphabet[halves[i / 10] >> 5 * (i % 10) & 31]);
   return id;
 }
 
@@ -135,7 +147,8 @@ absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
 }
 
 absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
-  ASSIGN_OR_RETURN(const int64_t end, c_.store->LogEnd(entry.key, entry.header.branch));
+  ASSIGN_OR_RETURN(const int64_t own_end, c_.store->LogEnd(entry.key, entry.header.branch));
+  const int64_t end = std::max(own_end, entry.header.before.end());
   if (end < entry.header.position) {
     return absl::DataLossError(StrCat("session '", entry.id, "': the log ends at position ", end, ", it should reach ",
                                       entry.header.position));
@@ -162,18 +175,34 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
   return c_.store->Commit({&write, 1}, false)[0];
 }
 
-absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
-                                                       std::map<std::string, std::string> labels) {
-  if (id.empty()) id = DrawId();
-  RETURN_IF_ERROR(CheckSessionId(id));
-  RETURN_IF_ERROR(CheckTtl(ttl));
-  RETURN_IF_ERROR(CheckLabels(labels));
+absl::Status SessionManagerImpl::CheckRoom() {
   const int64_t limit = c_.options.max_sessions;
   if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions());  // expired ones make room
-  if (limit > 0 && sessions_ >= limit) {
-    return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
-                                               "; delete some or let them expire"));
-  }
+  if (limit <= 0 || sessions_ < limit) return absl::OkStatus();
+  return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
+                                             "; delete some or let them expire"));
+}
+
+absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
+                                                       std::map<std::string, std::string> labels,
+                                                       const std::string& request_id) {
+  RETURN_IF_ERROR(CheckRequestId(request_id));
+  RETURN_IF_ERROR(CheckTtl(ttl));
+  RETURN_IF_ERROR(CheckLabels(labels));
+  const std::string hash = OperationHash("create").Add(id).Add(ttl).Add(labels).Take();
+  if (id.empty()) id = DrawId("create", request_id);
+  RETURN_IF_ERROR(CheckSessionId(id));
+  ASSIGN_OR_RETURN(std::optional<SessionInfo> made, FindMade(id, request_id, hash));
+  if (made) return *std::move(made);
+  SessionHeader header;
+  header.ttl = ttl;
+  header.labels = std::move(labels);
+  return Make(std::move(id), std::move(header), {}, request_id, hash);
+}
+
+absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHeader header, SessionWrite write,
+                                                     const std::string& request_id, const std::string& hash) {
+  RETURN_IF_ERROR(CheckRoom());
   const Entry entry = table_.Acquire(id);
   std::string replaced;  // state key of an expired session of this name
   absl::Status status;
@@ -195,17 +224,19 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
     entry->busy = true;
     entry->loaded = false;
     entry->key = {id, DrawUid()};
-    entry->header = {};
-    entry->header.ttl = ttl;
-    entry->header.labels = std::move(labels);
-    entry->header.model_fingerprint = c_.options.model_fingerprint;
-    entry->header.create_time = c_.Now();
-    Touch(&entry->header);
-    SessionWrite create;
-    create.kind = SessionWrite::Kind::kCreate;
-    create.key = entry->key;
-    create.header = EncodeHeader(entry->header);
-    const auto outcome = Write(std::move(create), true);
+    header.model_fingerprint = c_.options.model_fingerprint;
+    header.create_time = c_.Now();
+    header.durable_position = header.position;
+    Touch(&header);
+    entry->header = std::move(header);
+    entry->log_end = entry->header.position;
+    write.kind = SessionWrite::Kind::kCreate;
+    write.key = entry->key;
+    write.header = EncodeHeader(entry->header);
+    std::vector<StoreReference> references = ReferencesOf(entry->key, entry->header);
+    if (!references.empty()) write.references = std::move(references);
+    RecordOperation(request_id, hash, *write.header, &write);
+    const auto outcome = Write(std::move(write), true);
     lock.Release();
     status = outcome->Wait();
   }
@@ -214,9 +245,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
   entry->Release();
   RETURN_IF_ERROR(status);
   if (replaced.empty()) ++sessions_;
-  // Others may have looked meanwhile: what they loaded is this.
-  entry->loaded = true;
-  entry->log_end = 0;
+  entry->loaded = true;  // others may have looked meanwhile: what they loaded is this
   return entry->Info();
 }
 
@@ -229,12 +258,8 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
 }
 
 absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size, const std::string& page_token) {
-  if (page_size < 0) {
-    return absl::InvalidArgumentError(
-        StrCat("page_size is ", page_size, ", must be 0 (the default of ", kDefaultPage, ") or more"));
-  }
-  const size_t size = static_cast<size_t>(page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage));
-  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(page_token));
+  ASSIGN_OR_RETURN(const size_t size, PageSize(page_size));
+  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(page_token, "ListSessions"));
   ASSIGN_OR_RETURN(std::vector<StoredSession> stored, c_.store->List(after, size + 1));
   Page page;
   if (stored.size() > size) {
@@ -259,7 +284,7 @@ absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size,
     }
     if (Expired(*header)) continue;
     SessionInfo info = MakeInfo(s.key, *header);
-    if (header->turn_open) info.position = c_.store->LogEnd(s.key, header->branch).value_or(info.position);
+    if (header->turn_open) info.position = std::max(info.position, c_.store->LogEnd(s.key, header->branch).value_or(0));
     page.sessions.push_back(std::move(info));
   }
   return page;
@@ -267,14 +292,24 @@ absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size,
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view id, const Update& update) {
   RETURN_IF_ERROR(CheckSessionId(id));
+  RETURN_IF_ERROR(CheckRequestId(update.request_id));
   if (update.ttl) RETURN_IF_ERROR(CheckTtl(*update.ttl));
   if (update.labels) RETURN_IF_ERROR(CheckLabels(*update.labels));
+  OperationHash meaning("update");
+  if (update.ttl) meaning.Add("ttl").Add(*update.ttl);
+  if (update.labels) meaning.Add("labels").Add(*update.labels);
+  const std::string hash = meaning.Take();
   const Entry entry = table_.Acquire(id);
   SessionInfo info;
   std::shared_ptr<Outcome> outcome;
   {
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
+    ASSIGN_OR_RETURN(const std::optional<std::string> done, FindOperation(entry->key, update.request_id, hash));
+    if (done) {
+      ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*done));
+      return MakeInfo(entry->key, header);
+    }
     RETURN_IF_ERROR(CheckEtag(id, update.etag, Etag(entry->key.uid, entry->header)));
     if (update.ttl) entry->header.ttl = *update.ttl;
     if (update.labels) entry->header.labels = *update.labels;
@@ -283,6 +318,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
     SessionWrite write;
     write.key = entry->key;
     write.header = EncodeHeader(entry->header);
+    RecordOperation(update.request_id, hash, *write.header, &write);
     outcome = Write(std::move(write), true);
   }
   const absl::Status status = outcome->Wait();

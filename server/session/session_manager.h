@@ -41,7 +41,14 @@ struct SessionInfo {
 
 enum class Durability { kNone, kTurn, kToken };
 
-enum class RequestState { kRunning, kFinished, kCancelled, kInterrupted, kFailed };
+enum class RequestState {
+  kRunning,
+  kFinished,
+  kCancelled,
+  kInterrupted,
+  kFailed,
+  kOperation,  // no generation but a change of the session; `outcome` is its answer
+};
 
 // The durable record of one generation request.
 struct RequestRecord {
@@ -204,8 +211,12 @@ class SessionManager {
 
   // ALREADY_EXISTS; INVALID_ARGUMENT for a bad id, ttl or labels; RESOURCE_EXHAUSTED at max_sessions. An empty id is
   // drawn by the server. Durable on return.
+  //
+  // This and the calls below that take a request_id (empty: none) remember it for Options::request_ttl: the same call
+  // again is answered as it was then, one with another meaning with INVALID_ARGUMENT.
   virtual absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl,
-                                             std::map<std::string, std::string> labels) = 0;
+                                             std::map<std::string, std::string> labels,
+                                             const std::string& request_id = "") = 0;
   virtual absl::StatusOr<SessionInfo> Get(std::string_view id) = 0;  // NOT_FOUND when unknown or expired
   struct Page {
     std::vector<SessionInfo> sessions;
@@ -218,15 +229,13 @@ class SessionManager {
     std::optional<absl::Duration> ttl;
     std::optional<std::map<std::string, std::string>> labels;
     std::optional<std::string> etag;
+    std::string request_id = {};
   };
   // Renews the ttl. ABORTED when `etag` differs.
   virtual absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) = 0;
   // Makes a session that goes on from a point of another one, and shares the log up to there: nothing is absorbed
   // again. NOT_FOUND (session, checkpoint), ALREADY_EXISTS, ABORTED (from the head, while a request writes it;
   // expected_position), FAILED_PRECONDITION (another model's), RESOURCE_EXHAUSTED. Durable on return.
-  //
-  // This and the calls below that take a request_id remember it for Options::request_ttl: the same call again is
-  // answered as it was, one with another meaning with INVALID_ARGUMENT.
   virtual absl::StatusOr<SessionInfo> Fork(const ForkSpec& spec) = 0;
   // Names the head. ALREADY_EXISTS; ABORTED while a request writes it, or for expected_position; RESOURCE_EXHAUSTED at
   // kMaxCheckpoints. Durable on return.

@@ -6,11 +6,13 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/random/random.h"
 #include "server/session/session_manager.h"
 #include "server/session/session_table.h"
 #include "server/session/session_writer.h"
+#include "server/store/record_format.h"
 
 namespace smt {
 
@@ -25,8 +27,16 @@ struct SessionContext {
   absl::Time Now() const { return options.now(); }
   // Hands the entry's pending ids to the writer.
   void WritePending(const std::shared_ptr<SessionEntry>& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry->mu);
-  // Newest good snapshot at or before `head` and the log from there.
-  absl::StatusOr<RestoredState> Restore(const SessionKey& key, int64_t branch, int64_t head);
+  // nullopt: there is none of this name. DATA_LOSS: damaged.
+  absl::StatusOr<std::optional<SnapshotRecord>> ReadSnapshot(const StateName& name);
+  // Stored states on the way to `head`, newest first.
+  absl::StatusOr<std::vector<StateName>> StatesOf(const BranchView& view, int64_t head);
+  // The newest good one, wherever it is; no tail.
+  absl::StatusOr<RestoredState> FindState(const BranchView& view, int64_t head);
+  // The same and the log from there.
+  absl::StatusOr<RestoredState> Restore(const BranchView& view, int64_t head);
+  // A DATA_LOSS with how far the log can be read and the newest checkpoint up to there; others as they are.
+  absl::Status WithLastGood(const absl::Status& status, const SessionKey& key, const SessionHeader& header);
   absl::Status CheckModel(std::string_view id, const SessionHeader& header) const;
 };
 
@@ -34,13 +44,34 @@ std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionE
                                std::vector<int32_t> recent, std::shared_ptr<TurnProgress> progress,
                                Durability durability);
 
+// What is put into the record of an operation, so that a retry is known as one: the names and values that give it its
+// meaning.
+class OperationHash {
+ public:
+  explicit OperationHash(std::string_view operation) { w_.Str(operation); }
+  OperationHash& Add(std::string_view value) {
+    w_.Str(value);
+    return *this;
+  }
+  OperationHash& Add(int64_t value) {
+    w_.I64(value);
+    return *this;
+  }
+  OperationHash& Add(absl::Duration value);
+  OperationHash& Add(const std::map<std::string, std::string>& value);
+  std::string Take();  // 8 bytes
+
+ private:
+  RecordWriter w_;
+};
+
 class SessionManagerImpl final : public SessionManager {
  public:
   SessionManagerImpl(Options options, std::unique_ptr<SessionStore> store, int64_t sessions);
   ~SessionManagerImpl() override;
 
-  absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl,
-                                     std::map<std::string, std::string> labels) override;
+  absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl, std::map<std::string, std::string> labels,
+                                     const std::string& request_id) override;
   absl::StatusOr<SessionInfo> Get(std::string_view id) override;
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
@@ -82,11 +113,36 @@ class SessionManagerImpl final : public SessionManager {
   // Enqueues, under the entry's mutex for the order, and gives what the writer says.
   struct Outcome;
   std::shared_ptr<Outcome> Write(SessionWrite write, bool sync);
+  // A session that `header` and `write` describe; the key and the rest of both are set here. With a request id the same
+  // call again is answered with what it made.
+  absl::StatusOr<SessionInfo> Make(std::string id, SessionHeader header, SessionWrite write,
+                                   const std::string& request_id, const std::string& hash);
+  absl::Status CheckRoom();  // for one more session
+  // An id for what a request makes, the same for the same request.
+  std::string DrawId(std::string_view scope, std::string_view request_id);
+  // The answer of an operation that was done before; nullopt: it was not. INVALID_ARGUMENT: that was another one.
+  absl::StatusOr<std::optional<std::string>> FindOperation(const SessionKey& key, const std::string& request_id,
+                                                           const std::string& hash);
+  void RecordOperation(const std::string& request_id, const std::string& hash, std::string answer,
+                       SessionWrite* write) const;
+  // Queues the change of an idle session to `header`, with an operation's answer, and makes the entry busy.
+  std::shared_ptr<Outcome> Change(SessionEntry& entry, SessionHeader header, SessionWrite write,
+                                  const std::string& request_id, const std::string& hash, std::string answer)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // Waits for that and frees the entry.
+  absl::Status Settle(const Entry& entry, Outcome& outcome);
+  // The session that an earlier call with this request id made; nullopt: none did.
+  absl::StatusOr<std::optional<SessionInfo>> FindMade(const std::string& id, const std::string& request_id,
+                                                      const std::string& hash);
+  // The branch's lineage up to `position`, with the newest states on the way (CutLineage).
+  absl::StatusOr<Lineage> LineageTo(const SessionKey& key, const SessionHeader& header, int64_t position,
+                                    std::span<const int64_t> also = {});
+  // As BeginTurn leaves behind: the head as an automatic checkpoint, if the turn is not undone.
+  static void RememberTurn(SessionHeader* header, const RequestRecord& request);
   absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired);
   absl::Status SweepSessions();
   absl::Status SweepRequests();
   void SweepLoop();
-  std::string DrawId();
   uint64_t DrawUid();
 
   // Opens a turn of entry.request, which the caller has claimed: `write` gets its header and record, and is queued.
@@ -115,6 +171,11 @@ class SessionManagerImpl final : public SessionManager {
 // Checks shared by calls that take preconditions: ABORTED naming both values.
 absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present);
 absl::Status BusyError(std::string_view id);
+absl::Status ReusedRequestId(std::string_view session_id, std::string_view request_id);
+
+std::string MakePageToken(std::string_view last_id);
+absl::StatusOr<std::string> ParsePageToken(const std::string& token, std::string_view method);  // INVALID_ARGUMENT
+absl::StatusOr<size_t> PageSize(int32_t page_size);                                             // INVALID_ARGUMENT
 
 struct SessionManagerImpl::Outcome {
   absl::Mutex mu;

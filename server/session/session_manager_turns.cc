@@ -25,6 +25,13 @@ absl::Status StillRunning(std::string_view session_id, std::string_view request_
 
 }  // namespace
 
+absl::Status ReusedRequestId(std::string_view session_id, std::string_view request_id) {
+  return WithDetails(
+      absl::InvalidArgumentError(StrCat("request_id \"", request_id, "\" was used on session '", session_id,
+                                        "' for a request with another meaning; use a new one")),
+      {.reason = "REQUEST_ID_REUSED", .violations = {{"request_id", "was used for a request with another meaning"}}});
+}
+
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::FindRequest(const SessionKey& key,
                                                                              const std::string& request_id) {
   const auto payload = c_.store->GetRequest(key, request_id);
@@ -48,7 +55,7 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   RETURN_IF_ERROR(Load(*entry));
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
-  if (!record) return RequestNotFound(session_id, request_id);
+  if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
   return *std::move(record);
 }
 
@@ -63,10 +70,7 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
     ASSIGN_OR_RETURN(record, FindRequest(entry.key, spec.request_id));
   }
   if (record && record->semantic_hash != spec.semantic_hash) {
-    return WithDetails(
-        absl::InvalidArgumentError(StrCat("request_id \"", spec.request_id, "\" was used on session '", entry.id,
-                                          "' for a request with another meaning; use a new one")),
-        {.reason = "REQUEST_ID_REUSED", .violations = {{"request_id", "was used for a request with another meaning"}}});
+    return ReusedRequestId(entry.id, spec.request_id);
   }
   if (running) {
     record.reset();
@@ -111,6 +115,7 @@ std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(Sessio
   write.key = entry.key;
   write.position = header.position;
   write.branch = header.branch;
+  write.log_begin = header.before.end();
   entry.log_end = header.position += static_cast<int64_t>(write.ids.size());
   header.turn_open = true;
   header.open_request_id = request.request_id;
@@ -152,10 +157,10 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     SessionHeader& header = entry->header;
     const int64_t head = header.position, m = c_.options.input_tokens;
     if (head > 0 && m > 0) {
-      auto ids = c_.store->ReadLog(entry->key, header.branch, std::max<int64_t>(1, head - m + 1), head);
+      auto ids = ReadBranch(*c_.store, ViewOf(entry->key, header), std::max<int64_t>(1, head - m + 1), head);
       if (!ids.ok()) {
         entry->Release();
-        return ids.status();
+        return c_.WithLastGood(ids.status(), entry->key, header);
       }
       recent = *std::move(ids);
     }
@@ -173,6 +178,7 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     request.durability = spec.durability;
     request.create_time = c_.Now();
     request.end_time = absl::InfiniteFuture();
+    RememberTurn(&header, request);
     SessionWrite write;
     write.ids = std::move(spec.prompt);
     outcome = OpenTurn(*entry, std::move(write));
@@ -194,7 +200,7 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
     RETURN_IF_ERROR(Load(*entry));
     if (entry->in_turn && entry->request.request_id == request_id) return StillRunning(session_id, request_id);
     ASSIGN_OR_RETURN(std::optional<RequestRecord> found, FindRequest(entry->key, std::string(request_id)));
-    if (!found) return RequestNotFound(session_id, request_id);
+    if (!found || found->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
     record = *std::move(found);
     if (record.state != RequestState::kInterrupted) return ResumeTurnResult{nullptr, std::move(record)};
     SessionHeader& header = entry->header;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
@@ -29,6 +32,72 @@ absl::Status Malformed(std::string_view what) {
   return absl::DataLossError(StrCat("the ", what, " record's fields do not fit its length"));
 }
 
+void PutKey(RecordWriter* w, const SessionKey& key) {
+  w->Str(key.id);
+  w->U64(key.uid);
+}
+SessionKey GetKey(RecordReader* r) {
+  SessionKey key;
+  key.id = r->Str();
+  key.uid = r->U64();
+  return key;
+}
+
+void PutLineage(RecordWriter* w, const Lineage& lineage) {
+  w->U32(static_cast<uint32_t>(lineage.log.size()));
+  for (const LogPiece& piece : lineage.log) {
+    PutKey(w, piece.owner);
+    w->I64(piece.branch);
+    w->I64(piece.last);
+  }
+  w->U32(static_cast<uint32_t>(lineage.states.size()));
+  for (const StateName& state : lineage.states) {
+    PutKey(w, state.owner);
+    w->I64(state.branch);
+    w->I64(state.position);
+  }
+}
+Lineage GetLineage(RecordReader* r) {
+  Lineage out;
+  const uint32_t pieces = r->U32();
+  for (uint32_t i = 0; i < pieces && r->ok(); ++i) {
+    LogPiece& piece = out.log.emplace_back();
+    piece.owner = GetKey(r);
+    piece.branch = r->I64();
+    piece.last = r->I64();
+  }
+  const uint32_t states = r->U32();
+  for (uint32_t i = 0; i < states && r->ok(); ++i) {
+    StateName& state = out.states.emplace_back();
+    state.owner = GetKey(r);
+    state.branch = r->I64();
+    state.position = r->I64();
+  }
+  return out;
+}
+
+void PutCheckpoint(RecordWriter* w, const StoredCheckpoint& c) {
+  w->Str(c.info.id);
+  w->I64(c.info.position);
+  w->I64(c.info.branch);
+  w->U8(c.info.automatic);
+  w->Str(c.info.request_id);
+  PutTime(w, c.info.create_time);
+  w->U8(c.lineage.has_value());
+  if (c.lineage) PutLineage(w, *c.lineage);
+}
+StoredCheckpoint GetCheckpoint(RecordReader* r) {
+  StoredCheckpoint c;
+  c.info.id = r->Str();
+  c.info.position = r->I64();
+  c.info.branch = r->I64();
+  c.info.automatic = r->U8() != 0;
+  c.info.request_id = r->Str();
+  c.info.create_time = GetTime(r);
+  if (r->U8() != 0) c.lineage = GetLineage(r);
+  return c;
+}
+
 std::string Printable(std::string_view value) {
   return absl::CHexEscape(value.size() <= 64 ? std::string(value) : StrCat(value.substr(0, 61), "..."));
 }
@@ -53,6 +122,9 @@ std::string EncodeHeader(const SessionHeader& h) {
     w.Str(key);
     w.Str(value);
   }
+  PutLineage(&w, h.before);
+  w.U32(static_cast<uint32_t>(h.checkpoints.size()));
+  for (const StoredCheckpoint& c : h.checkpoints) PutCheckpoint(&w, c);
   return w.Take();
 }
 
@@ -76,7 +148,12 @@ absl::StatusOr<SessionHeader> DecodeHeader(std::string_view payload) {
     std::string key(r.Str());
     h.labels[std::move(key)] = std::string(r.Str());
   }
-  if (!r.done() || h.branch < 0 || h.position < 0) return Malformed("session");
+  if (!r.done()) {  // the first version ended here
+    h.before = GetLineage(&r);
+    const uint32_t checkpoints = r.U32();
+    for (uint32_t i = 0; i < checkpoints && r.ok(); ++i) h.checkpoints.push_back(GetCheckpoint(&r));
+  }
+  if (!r.done() || h.branch < 0 || h.position < h.before.end()) return Malformed("session");
   return h;
 }
 
@@ -114,7 +191,7 @@ absl::StatusOr<RequestRecord> DecodeRequest(std::string_view payload) {
   q.outcome = r.Str();
   q.create_time = GetTime(&r);
   q.end_time = GetTime(&r);
-  if (!r.done() || state > static_cast<uint8_t>(RequestState::kFailed) ||
+  if (!r.done() || state > static_cast<uint8_t>(RequestState::kOperation) ||
       durability > static_cast<uint8_t>(Durability::kToken)) {
     return Malformed("request");
   }
@@ -213,6 +290,62 @@ absl::StatusOr<ParsedStateKey> ParseSessionStateKey(std::string_view state_key) 
     return out;
   }
   return absl::InvalidArgumentError(StrCat("\"", Printable(state_key), "\" is not a session's key"));
+}
+
+void AddCheckpoint(SessionHeader* header, StoredCheckpoint checkpoint) {
+  const auto order = [](const StoredCheckpoint& a, const StoredCheckpoint& b) {
+    return std::tie(a.info.position, a.info.branch, a.info.id) < std::tie(b.info.position, b.info.branch, b.info.id);
+  };
+  auto& all = header->checkpoints;
+  all.insert(std::upper_bound(all.begin(), all.end(), checkpoint, order), std::move(checkpoint));
+}
+
+const StoredCheckpoint* FindCheckpoint(const SessionHeader& header, std::string_view id) {
+  for (const StoredCheckpoint& c : header.checkpoints) {
+    if (c.info.id == id) return &c;
+  }
+  return nullptr;
+}
+
+BranchView ViewOf(const SessionKey& key, const SessionHeader& header) { return {key, header.branch, header.before}; }
+
+std::vector<StoreReference> ReferencesOf(const SessionKey& key, const SessionHeader& header) {
+  std::vector<StoreReference> out;
+  AddReferences(key.uid, header.before, &out);
+  for (const StoredCheckpoint& c : header.checkpoints) {
+    if (c.lineage) AddReferences(key.uid, *c.lineage, &out);
+  }
+  return out;
+}
+
+std::vector<SnapshotName> SuperfluousSnapshots(const SessionKey& key, const SessionHeader& header, int64_t position,
+                                               std::span<const SnapshotName> present) {
+  std::vector<int64_t> own = {position};  // of the branch, newest first
+  std::set<std::pair<int64_t, int64_t>> keep = {{header.branch, position}};
+  for (const SnapshotName& name : present) {
+    if (name.branch == header.branch && name.position != position) own.push_back(name.position);
+  }
+  std::sort(own.rbegin(), own.rend());
+  for (size_t i = 0; i < own.size() && i < 2; ++i) keep.emplace(header.branch, own[i]);
+  const auto keep_states = [&](const Lineage& lineage) {
+    for (const StateName& state : lineage.states) {
+      if (state.owner.uid == key.uid) keep.emplace(state.branch, state.position);
+    }
+  };
+  keep_states(header.before);
+  for (const StoredCheckpoint& c : header.checkpoints) {
+    if (c.lineage) {
+      keep_states(*c.lineage);
+      continue;
+    }
+    const auto newest = std::find_if(own.begin(), own.end(), [&](int64_t p) { return p <= c.info.position; });
+    if (newest != own.end()) keep.emplace(header.branch, *newest);
+  }
+  std::vector<SnapshotName> out;
+  for (const SnapshotName& name : present) {
+    if (keep.count({name.branch, name.position}) == 0) out.push_back(name);
+  }
+  return out;
 }
 
 SessionInfo MakeInfo(const SessionKey& key, const SessionHeader& h) {

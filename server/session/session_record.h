@@ -4,16 +4,25 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/session/lineage.h"
 #include "server/session/session_manager.h"
 #include "server/session/state_buffer.h"
 
 namespace smt {
+
+struct StoredCheckpoint {
+  CheckpointInfo info;
+  // Set once its branch was left behind: all that is needed to return to it. Unset: it lies on the present branch.
+  std::optional<Lineage> lineage;
+};
 
 // Payload of a session's header record.
 struct SessionHeader {
@@ -28,6 +37,8 @@ struct SessionHeader {
   absl::Time expire_time = absl::InfiniteFuture();
   absl::Duration ttl = absl::InfiniteDuration();
   std::map<std::string, std::string> labels;
+  Lineage before;                             // what precedes the branch's own log
+  std::vector<StoredCheckpoint> checkpoints;  // by position, branch, id
 };
 
 std::string EncodeHeader(const SessionHeader& header);
@@ -61,6 +72,16 @@ struct ParsedStateKey {
   int64_t branch = 0;
 };
 absl::StatusOr<ParsedStateKey> ParseSessionStateKey(std::string_view state_key);
+// Adds it where it belongs in the order.
+void AddCheckpoint(SessionHeader* header, StoredCheckpoint checkpoint);
+const StoredCheckpoint* FindCheckpoint(const SessionHeader& header, std::string_view id);  // null: none
+BranchView ViewOf(const SessionKey& key, const SessionHeader& header);
+// All that the session refers to in others.
+std::vector<StoreReference> ReferencesOf(const SessionKey& key, const SessionHeader& header);
+// Which of the session's own snapshots nothing needs once there is one at `position` of the present branch: all but the
+// newest two of it, what the branch began with, and for each checkpoint the newest before it.
+std::vector<SnapshotName> SuperfluousSnapshots(const SessionKey& key, const SessionHeader& header, int64_t position,
+                                               std::span<const SnapshotName> present);
 SessionInfo MakeInfo(const SessionKey& key, const SessionHeader& header);
 
 }  // namespace smt

@@ -1,8 +1,10 @@
 #include "server/session/session_writer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "model/base/status_macros.h"
 
 namespace smt {
 namespace {
@@ -73,6 +75,12 @@ absl::Status SessionWriter::Flush() {
   }
   const auto statuses = store_.Commit({}, true);
   return statuses.empty() ? store_.Health() : statuses[0];
+}
+
+void SessionWriter::AwaitSnapshots(absl::Duration at_most) {
+  Drain();
+  absl::MutexLock lock(&snapshot_mu_);
+  snapshot_mu_.AwaitWithTimeout(absl::Condition(this, &SessionWriter::SnapshotsIdle), at_most);
 }
 
 std::optional<SnapshotRecord> SessionWriter::WaitingSnapshot(uint64_t uid, int64_t branch, int64_t max_position) {
@@ -165,16 +173,32 @@ void SessionWriter::SnapshotLoop() {
   }
 }
 
-void SessionWriter::WriteSnapshot(const SessionKey& key, const SnapshotRecord& s) {
+absl::StatusOr<bool> SessionWriter::PutSnapshot(const SessionKey& key, const SnapshotRecord& s) {
+  ASSIGN_OR_RETURN(const StoredSession found, store_.Find(key.id));
+  if (found.key != key) return false;
+  RETURN_IF_ERROR(found.header.status());
+  ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*found.header));
+  if (header.branch != s.branch) return false;  // rolled back meanwhile
   // A state of ids that never reached the log would be wrong for what is appended there later.
-  const auto end = store_.LogEnd(key, s.branch);
-  absl::Status status = end.status();
-  if (end.ok() && *end >= s.position) {
-    status = store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s), {});
-    if (status.ok()) ++snapshots_;
+  ASSIGN_OR_RETURN(const int64_t end, store_.LogEnd(key, s.branch));
+  if (std::max(end, header.before.end()) < s.position) return false;
+  auto names = store_.ListSnapshots(key);
+  // Where one is damaged none can be listed; the new one is worth having all the same.
+  if (absl::IsDataLoss(names.status())) names = std::vector<SnapshotName>();
+  RETURN_IF_ERROR(names.status());
+  RETURN_IF_ERROR(store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s),
+                                     SuperfluousSnapshots(key, header, s.position, *names)));
+  return true;
+}
+
+void SessionWriter::WriteSnapshot(const SessionKey& key, const SnapshotRecord& s) {
+  const absl::StatusOr<bool> put = PutSnapshot(key, s);
+  if (put.ok() && *put) {
+    ++snapshots_;
+    return;
   }
-  if (!status.ok() && !absl::IsNotFound(status)) ++errors_;
-  if (!status.ok() || *end < s.position) ++dropped_;
+  if (!put.ok() && !absl::IsNotFound(put.status())) ++errors_;
+  ++dropped_;
 }
 
 }  // namespace smt

@@ -31,12 +31,17 @@ class SessionWriter {
 
   // `done` runs on the writer thread when the write is committed (and on disk, with `sync`) or has failed.
   void Enqueue(SessionWrite write, bool sync, Done done);
-  // Kept as one of the session's newest snapshots if the log reaches it. The newest waiting one of a session replaces
-  // others.
+  // Kept as one of the session's newest snapshots if the log reaches it and its branch is the present one. The newest
+  // waiting one of a session replaces others.
   void EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot);
 
-  void Drain();          // returns when every write enqueued before is committed
-  absl::Status Flush();  // the same, snapshots included, all of it synced
+  // The same on this thread, not queued. Gives whether it was put: not where the session, or the branch, is gone or
+  // never got that far.
+  absl::StatusOr<bool> PutSnapshot(const SessionKey& key, const SnapshotRecord& snapshot);
+
+  void Drain();                                 // returns when every write enqueued before is committed
+  absl::Status Flush();                         // the same, snapshots included, all of it synced
+  void AwaitSnapshots(absl::Duration at_most);  // until those handed over before are written, or so long
 
   // The waiting snapshot of this session and branch with the largest position, if that is at most `max_position`.
   std::optional<SnapshotRecord> WaitingSnapshot(uint64_t uid, int64_t branch, int64_t max_position);

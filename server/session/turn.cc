@@ -22,6 +22,7 @@ class TurnImpl final : public Turn {
         durability_(durability) {
     absl::MutexLock lock(&entry_->mu);
     key_ = entry_->key;
+    began_ = entry_->header;
   }
 
   ~TurnImpl() override {
@@ -30,7 +31,11 @@ class TurnImpl final : public Turn {
 
   const SessionInfo& session() const override { return session_; }
   std::span<const int32_t> recent() const override { return recent_; }
-  absl::StatusOr<RestoredState> Restore() override { return c_.Restore(key_, session_.branch, session_.position); }
+  absl::StatusOr<RestoredState> Restore() override {
+    auto state = c_.Restore(ViewOf(key_, began_), session_.position);
+    if (!state.ok()) return c_.WithLastGood(state.status(), key_, began_);
+    return state;
+  }
   int64_t durable_position() const override { return progress_->durable(); }
   void Watch(std::function<void()> changed) override { progress_->Watch(std::move(changed)); }
   absl::Status status() const override { return progress_->status(); }
@@ -61,6 +66,7 @@ class TurnImpl final : public Turn {
     SessionWrite write;
     write.key = key_;
     write.branch = header.branch;
+    write.log_begin = header.before.end();
     write.position = entry_->log_end;  // an append that failed makes this fail too
     write.ids = std::exchange(entry_->pending, {});
     const int64_t end = entry_->log_end += static_cast<int64_t>(write.ids.size());
@@ -105,6 +111,7 @@ class TurnImpl final : public Turn {
   const std::shared_ptr<TurnProgress> progress_;
   const Durability durability_;
   SessionKey key_;
+  SessionHeader began_;  // as it was when the turn began
   bool finished_ = false;
 };
 
@@ -115,6 +122,7 @@ void SessionContext::WritePending(const std::shared_ptr<SessionEntry>& entry) {
   SessionWrite write;
   write.key = entry->key;
   write.branch = entry->header.branch;
+  write.log_begin = entry->header.before.end();
   write.position = entry->log_end;
   write.ids = std::exchange(entry->pending, {});
   const int64_t end = entry->log_end += static_cast<int64_t>(write.ids.size());

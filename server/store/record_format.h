@@ -24,10 +24,11 @@
 namespace smt {
 
 enum class RecordType : char {
-  kSession = 'H',   // header of a session
-  kLog = 'L',       // token ids
-  kRequest = 'R',   // request record
-  kSnapshot = 'S',  // state
+  kSession = 'H',    // header of a session
+  kLog = 'L',        // token ids
+  kRequest = 'R',    // request record
+  kSnapshot = 'S',   // state
+  kReference = 'F',  // what a session reads of others
 };
 
 inline constexpr size_t kEnvelopeBytes = 24;

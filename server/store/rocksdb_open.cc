@@ -101,6 +101,8 @@ absl::Status CheckFormat(const std::string& dir) {
   if (!has_db && HoldsTables(db)) {
     return absl::DataLossError(StrCat("store directory '", dir, "': rocksdb/CURRENT is missing beside its tables"));
   }
+  // From here on an older server must keep away: it would not see what sessions share.
+  if (version < kStoreFormatVersion) return WriteFormat(dir);
   return absl::OkStatus();
 }
 
@@ -178,14 +180,15 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
                                                                  {"sessions", small},
                                                                  {"log", small},
                                                                  {"requests", small},
-                                                                 {"snapshots", blobs}};
+                                                                 {"snapshots", blobs},
+                                                                 {"references", small}};
   OpenedDb out;
   rocksdb::DB* db = nullptr;
   const rocksdb::Status s =
       rocksdb::DB::Open(DbOptions(options), options.dir + "/rocksdb", families, &out.handles, &db);
   if (!s.ok()) return OpenError(options.dir, s);
   out.db.reset(db);
-  out.cf = {out.handles[1], out.handles[2], out.handles[3], out.handles[4]};
+  out.cf = {out.handles[1], out.handles[2], out.handles[3], out.handles[4], out.handles[5]};
   return out;
 }
 

@@ -74,6 +74,16 @@ absl::StatusOr<std::string> RocksDbReader::Get(rocksdb::ColumnFamilyHandle* cf, 
   return payload;
 }
 
+absl::StatusOr<std::optional<std::string>> RocksDbReader::Find(rocksdb::ColumnFamilyHandle* cf, RecordType type,
+                                                               const std::string& db_key) const {
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status s = db_.db->Get(Verified(), cf, db_key, &value);
+  if (s.IsNotFound()) return std::optional<std::string>();
+  RETURN_IF_ERROR(FromRocks(s, "reading a record"));
+  ASSIGN_OR_RETURN(std::string payload, Payload(type, db_key, View(value)));
+  return std::optional<std::string>(std::move(payload));
+}
+
 absl::StatusOr<StoredSession> RocksDbReader::Find(std::string_view id) const {
   auto it = Scan(db_.cf.sessions, std::string(id) + '\0');
   if (!it->Valid()) {

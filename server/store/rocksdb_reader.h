@@ -41,6 +41,9 @@ class RocksDbReader {
   absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) const;
   absl::StatusOr<std::string> Snapshot(const SessionKey& key, const SnapshotName& name) const;
 
+  // A record's payload; nullopt when there is none.
+  absl::StatusOr<std::optional<std::string>> Find(rocksdb::ColumnFamilyHandle* cf, RecordType type,
+                                                  const std::string& db_key) const;
   // Up to `limit` keys that begin with `prefix`.
   absl::StatusOr<std::vector<std::string>> Keys(rocksdb::ColumnFamilyHandle* cf, const std::string& prefix,
                                                 size_t limit) const;

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -18,6 +17,7 @@
 #include "server/store/record_format.h"
 #include "server/store/rocksdb_internal.h"
 #include "server/store/rocksdb_reader.h"
+#include "server/store/rocksdb_references.h"
 
 namespace smt {
 namespace {
@@ -48,13 +48,25 @@ class RocksDbStore final : public SessionStore {
     absl::ReaderMutexLock db_lock(&db_mu_);
     std::vector<absl::Status> out(writes.size());
     Group group;
-    for (size_t i = 0; i < writes.size(); ++i) out[i] = Stage(writes[i], &group);
-    const absl::Status written = Write(&group.batch, sync);
-    if (!written.ok()) {
-      for (auto& s : out) {
-        if (s.ok()) s = written;
+    size_t begin = 0;  // of the group
+    const auto write = [&](size_t end, bool synced) {
+      const absl::Status written = Write(&group.batch, synced);
+      for (; begin < end; ++begin) {
+        if (out[begin].ok()) out[begin] = written;
       }
+    };
+    for (size_t i = 0; i < writes.size(); ++i) {
+      // These look at what others wrote.
+      if ((writes[i].references || writes[i].kind == SessionWrite::Kind::kRemove) && group.batch.Count() > 0) {
+        write(i, false);
+        group = Group();
+      }
+      group.batch.SetSavePoint();
+      out[i] = Stage(writes[i], &group);
+      const rocksdb::Status back = out[i].ok() ? group.batch.PopSavePoint() : group.batch.RollbackToSavePoint();
+      if (!back.ok()) out[i] = absl::InternalError(back.ToString());
     }
+    write(writes.size(), sync);
     return out;
   }
 
@@ -137,7 +149,8 @@ class RocksDbStore final : public SessionStore {
     if (uid != key.uid) return Gone(key);
     rocksdb::WriteBatch batch;
     for (const SnapshotName& other : drop) {
-      if (other != name) batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));
+      ASSIGN_OR_RETURN(const bool held, RocksDbReferences(o_).Holds(key.uid, other));
+      if (!held && other != name) batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));
     }
     const std::string db_key = NumberedKey(key.uid, name.branch, name.position);
     batch.Put(o_.cf.snapshots, db_key, SealRecord(RecordType::kSnapshot, kRecordVersion, db_key, bytes));
@@ -162,14 +175,13 @@ class RocksDbStore final : public SessionStore {
     rocksdb::WriteBatch batch;
     std::map<std::string, std::optional<uint64_t>> uids;
     std::map<std::pair<uint64_t, int64_t>, int64_t> ends;  // of logs, by uid and branch
-    std::set<uint64_t> touched;                            // uids with writes in the batch
   };
 
   static absl::Status Gone(const SessionKey& key) {
     return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
   }
 
-  // Checks a write and adds it to the group; adds nothing when it fails.
+  // Checks a write and adds it to the group. What a failed one left in the batch is to be taken back.
   absl::Status Stage(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
       ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
     RETURN_IF_ERROR(Failed());
@@ -189,9 +201,9 @@ class RocksDbStore final : public SessionStore {
       found->second.reset();
       return absl::OkStatus();
     }
+    if (w.references) RETURN_IF_ERROR(RocksDbReferences(o_).Replace(w.key, *w.references, &g->batch));
     if (w.position) RETURN_IF_ERROR(StageAppend(w, g));
     found->second = w.key.uid;
-    g->touched.insert(w.key.uid);
     if (w.header) {
       const std::string k = SessionDbKey(w.key);
       g->batch.Put(o_.cf.sessions, k, SealRecord(RecordType::kSession, kRecordVersion, k, *w.header));
@@ -208,8 +220,7 @@ class RocksDbStore final : public SessionStore {
     auto end = g->ends.find({w.key.uid, w.branch});
     if (end == g->ends.end()) {
       ASSIGN_OR_RETURN(const std::optional<int64_t> stored, RocksDbReader(o_).LogEnd(w.key, w.branch));
-      end =
-          g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(w.branch == 0 ? 0 : *w.position)).first;
+      end = g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(w.log_begin)).first;
     }
     if (end->second != *w.position) {
       return absl::AbortedError(StrCat("session '", w.key.id, "': the log ends at position ", end->second,
@@ -227,21 +238,13 @@ class RocksDbStore final : public SessionStore {
 
   absl::Status StageRemove(const SessionKey& key, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
       ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    const std::string prefix = UidPrefix(key.uid), end = PrefixEnd(prefix);
-    for (auto* cf : {o_.cf.log, o_.cf.requests, o_.cf.snapshots}) {
-      std::vector<std::string> keys;
-      // Earlier writes of this group are not in the database yet: a range covers them too.
-      bool range = g->touched.count(key.uid) > 0;
-      if (!range) {
-        auto found = RocksDbReader(o_).Keys(cf, prefix, kMaxSingleDeletes + 1);
-        range = !found.ok() || found->size() > kMaxSingleDeletes;
-        if (!range) keys = *std::move(found);
-      }
-      if (range) {
-        g->batch.DeleteRange(cf, prefix, end);
-      } else {
-        for (const auto& k : keys) g->batch.Delete(cf, k);
-      }
+    RETURN_IF_ERROR(RocksDbReferences(o_).Remove(key, &g->batch));
+    const std::string prefix = UidPrefix(key.uid);
+    const auto keys = RocksDbReader(o_).Keys(o_.cf.requests, prefix, kMaxSingleDeletes + 1);
+    if (!keys.ok() || keys->size() > kMaxSingleDeletes) {
+      g->batch.DeleteRange(o_.cf.requests, prefix, PrefixEnd(prefix));
+    } else {
+      for (const auto& k : *keys) g->batch.Delete(o_.cf.requests, k);
     }
     g->batch.Delete(o_.cf.sessions, SessionDbKey(key));
     return absl::OkStatus();

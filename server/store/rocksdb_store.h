@@ -1,7 +1,8 @@
 // SessionStore in one directory of this machine, in RocksDB.
 //
-//   DIR/FORMAT       "smt-session-store 1": checked before anything else is read or written
-//   DIR/rocksdb/     column families sessions, log, requests, snapshots (as blob files); docs/formats.md
+//   DIR/FORMAT       "smt-session-store 2": checked before anything else is read or written
+//   DIR/rocksdb/     column families sessions, log, requests, snapshots (as blob files),
+//                    references; docs/formats.md
 //
 // One server at a time: RocksDB's LOCK is held while open.
 //
@@ -25,7 +26,7 @@ class Env;
 
 namespace smt {
 
-inline constexpr int kStoreFormatVersion = 1;
+inline constexpr int kStoreFormatVersion = 2;
 
 struct RocksDbStoreOptions {
   std::string dir;                             // made if missing, with its parents

@@ -38,15 +38,20 @@ TEST_F(SessionServiceTest, ACreatedSessionIsReadBack) {
 }
 
 TEST_F(SessionServiceTest, ATakenNameAlreadyExistsUnlessItIsARetry) {
-  CreateSession("a");
   v1::CreateSessionRequest request;
   request.set_session_id("a");
+  request.set_request_id("r1");
   v1::CreateSessionResponse response;
+  {
+    grpc::ClientContext first;
+    ASSERT_TRUE(sessions().CreateSession(&first, request, &response).ok());
+  }
+  request.set_request_id("r2");
   grpc::ClientContext context;
   const grpc::Status status = sessions().CreateSession(&context, request, &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
   EXPECT_EQ(DetailsOf(status).resource.resource_name(), "sessions/a");
-  request.set_request_id("retry");
+  request.set_request_id("r1");
   grpc::ClientContext again;
   EXPECT_TRUE(sessions().CreateSession(&again, request, &response).ok());
 }

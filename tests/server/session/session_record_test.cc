@@ -22,7 +22,19 @@ SessionHeader Header() {
   h.ttl = absl::Hours(3);
   h.expire_time = h.update_time + h.ttl;
   h.labels = {{"a", "1"}, {"b", ""}};
+  h.before = {{{{"p", 1}, 0, 500}, {{"q", 2}, 3, 900}}, {{{"q", 2}, 3, 896}}};
+  h.checkpoints = {{{"turn-2-950", 950, 2, true, "r-0", absl::FromUnixSeconds(4)}, std::nullopt},
+                   {{"left", 900, 1, false, "", absl::FromUnixSeconds(3)}, h.before}};
   return h;
+}
+
+// How much longer the present version is than the first one.
+size_t LineageAndCheckpointsBytes(SessionHeader h) {
+  const size_t whole = EncodeHeader(h).size();
+  h.before = {};
+  h.checkpoints.clear();
+  constexpr size_t kThreeCounts = 12;
+  return whole - EncodeHeader(h).size() + kThreeCounts;
 }
 
 TEST(SessionRecordTest, HeadersReadBackAndEveryCutIsDataLoss) {
@@ -38,9 +50,22 @@ TEST(SessionRecordTest, HeadersReadBackAndEveryCutIsDataLoss) {
   forever.expire_time = absl::InfiniteFuture();
   EXPECT_EQ(DecodeHeader(EncodeHeader(forever))->expire_time, absl::InfiniteFuture());
   EXPECT_EQ(DecodeHeader(EncodeHeader(forever))->ttl, absl::InfiniteDuration());
+  const size_t first_version = bytes.size() - LineageAndCheckpointsBytes(Header());
   for (size_t size = 0; size < bytes.size(); ++size) {
+    if (size == first_version) continue;
     EXPECT_THAT(DecodeHeader(bytes.substr(0, size)), StatusIs(StatusCode::kDataLoss, HasSubstr("session record")));
   }
+  // What the first version wrote ended before the lineage.
+  const auto old = DecodeHeader(bytes.substr(0, first_version));
+  ASSERT_OK(old);
+  EXPECT_EQ(old->labels, Header().labels);
+  EXPECT_EQ(old->before, Lineage());
+  EXPECT_EQ(old->checkpoints.size(), 0u);
+  EXPECT_EQ(h->before, Header().before);
+  ASSERT_EQ(h->checkpoints.size(), 2u);
+  EXPECT_EQ(h->checkpoints[1].info.id, "left");
+  EXPECT_EQ(h->checkpoints[1].lineage, Header().before);
+  EXPECT_TRUE(h->checkpoints[0].info.automatic);
   EXPECT_THAT(DecodeHeader(bytes + "x"), StatusIs(StatusCode::kDataLoss, HasSubstr("")));
 }
 

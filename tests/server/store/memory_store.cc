@@ -63,12 +63,30 @@ absl::Status MemoryStore::Apply(const SessionWrite& w) {
   if (w.kind == SessionWrite::Kind::kRemove) {
     sessions_.erase(w.key.id);
     std::erase_if(requests_, [&](const auto& r) { return r.first.first == w.key.uid; });
+    data_[w.key.uid].deleted = true;
+    data_[w.key.uid].references.clear();
+    Collect();
     return absl::OkStatus();
   }
+  for (const StoreReference& r : w.references.value_or(std::vector<StoreReference>())) {
+    const auto data = data_.find(r.owner.uid);
+    bool there = data != data_.end();
+    if (there && r.kind == StoreReference::Kind::kLog) {
+      const auto log = data->second.logs.find(r.branch);
+      there = log != data->second.logs.end() && log->second.end() >= r.position;
+    } else if (there) {
+      there = data->second.snapshots.count({r.branch, r.position}) > 0;
+    }
+    if (!there) {
+      return absl::NotFoundError(StrCat("session '", r.owner.id, "' has no ",
+                                        r.kind == StoreReference::Kind::kLog ? "log up to" : "snapshot at",
+                                        " position ", r.position, " any more"));
+    }
+  }
   if (w.position) {
-    const auto& logs = sessions_[w.key.id].logs;
+    const auto& logs = data_[w.key.uid].logs;
     const auto it = logs.find(w.branch);
-    const int64_t end = it != logs.end() ? it->second.end() : w.branch == 0 ? 0 : *w.position;
+    const int64_t end = it != logs.end() ? it->second.end() : w.log_begin;
     if (end != *w.position) {
       return absl::AbortedError(
           StrCat("session '", w.key.id, "': the log ends at position ", end, ", the writer expects ", *w.position));
@@ -76,14 +94,45 @@ absl::Status MemoryStore::Apply(const SessionWrite& w) {
   }
   Session& s = sessions_[w.key.id];
   s.uid = w.key.uid;
+  Data& data = data_[w.key.uid];
   if (w.header) s.header = *w.header;
   if (!w.ids.empty()) {
-    auto [it, fresh] = s.logs.try_emplace(w.branch);
+    auto [it, fresh] = data.logs.try_emplace(w.branch);
     if (fresh) it->second.start = *w.position;
     it->second.ids.insert(it->second.ids.end(), w.ids.begin(), w.ids.end());
   }
   for (const auto& [id, record] : w.requests) requests_[{w.key.uid, id}] = record;
+  if (w.references) {
+    data.references = *w.references;
+    Collect();
+  }
   return absl::OkStatus();
+}
+
+bool MemoryStore::Referred(StoreReference::Kind kind, uint64_t uid, int64_t branch, int64_t position) {
+  for (const auto& [reader, data] : data_) {
+    for (const StoreReference& r : data.references) {
+      if (r.kind == kind && r.owner.uid == uid && r.branch == branch && r.position >= position &&
+          (kind == StoreReference::Kind::kLog || r.position == position)) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+void MemoryStore::Collect() {
+  for (auto& [uid, data] : data_) {
+    if (!data.deleted) continue;
+    std::erase_if(data.logs,
+                  [&, uid = uid](const auto& log) { return !Referred(StoreReference::Kind::kLog, uid, log.first, 0); });
+    std::erase_if(data.snapshots, [&, uid = uid](const auto& snapshot) {
+      return !Referred(StoreReference::Kind::kSnapshot, uid, snapshot.first.first, snapshot.first.second);
+    });
+  }
+  std::erase_if(data_, [](const auto& item) {
+    return item.second.deleted && item.second.logs.empty() && item.second.snapshots.empty();
+  });
 }
 
 absl::StatusOr<StoredSession> MemoryStore::Find(std::string_view id) {
@@ -109,17 +158,17 @@ absl::StatusOr<int64_t> MemoryStore::Count() {
 
 absl::StatusOr<int64_t> MemoryStore::LogEnd(const SessionKey& key, int64_t branch) {
   absl::MutexLock lock(&mu_);
-  Session* s = Of(key);
-  if (s == nullptr || !s->logs.count(branch)) return 0;
-  return s->logs[branch].end();
+  const auto data = data_.find(key.uid);
+  if (data == data_.end() || !data->second.logs.count(branch)) return 0;
+  return data->second.logs[branch].end();
 }
 
 absl::StatusOr<std::vector<int32_t>> MemoryStore::ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                           int64_t last) {
   absl::MutexLock lock(&mu_);
   if (first < 1 || last < first) return std::vector<int32_t>();
-  Session* s = Of(key);
-  const Log log = s == nullptr ? Log() : s->logs[branch];
+  const auto data = data_.find(key.uid);
+  const Log log = data == data_.end() ? Log() : data->second.logs[branch];
   if (first <= log.start || last > log.end()) {
     return absl::DataLossError(StrCat("session '", key.id, "': the log has no id at position ",
                                       first <= log.start ? first : log.end() + 1, ", which was asked for up to ",
@@ -163,11 +212,12 @@ absl::Status MemoryStore::RemoveRequests(std::span<const StoredRequest> requests
 absl::Status MemoryStore::PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
                                       std::span<const SnapshotName> drop) {
   absl::MutexLock lock(&mu_);
-  Session* s = Of(key);
-  if (s == nullptr) return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
-  s->snapshots[{name.branch, name.position}] = std::string(bytes);
+  if (Of(key) == nullptr) return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
+  auto& snapshots = data_[key.uid].snapshots;
+  snapshots[{name.branch, name.position}] = std::string(bytes);
   for (const SnapshotName& other : drop) {
-    if (other != name) s->snapshots.erase({other.branch, other.position});
+    if (other == name || Referred(StoreReference::Kind::kSnapshot, key.uid, other.branch, other.position)) continue;
+    snapshots.erase({other.branch, other.position});
   }
   return absl::OkStatus();
 }
@@ -175,9 +225,9 @@ absl::Status MemoryStore::PutSnapshot(const SessionKey& key, const SnapshotName&
 absl::StatusOr<std::vector<SnapshotName>> MemoryStore::ListSnapshots(const SessionKey& key) {
   absl::MutexLock lock(&mu_);
   std::vector<SnapshotName> out;
-  Session* s = Of(key);
-  if (s == nullptr) return out;
-  for (auto it = s->snapshots.rbegin(); it != s->snapshots.rend(); ++it) {
+  const auto data = data_.find(key.uid);
+  if (data == data_.end()) return out;
+  for (auto it = data->second.snapshots.rbegin(); it != data->second.snapshots.rend(); ++it) {
     out.push_back({it->first.first, it->first.second});
   }
   return out;
@@ -185,11 +235,11 @@ absl::StatusOr<std::vector<SnapshotName>> MemoryStore::ListSnapshots(const Sessi
 
 absl::StatusOr<std::string> MemoryStore::GetSnapshot(const SessionKey& key, const SnapshotName& name) {
   absl::MutexLock lock(&mu_);
-  Session* s = Of(key);
-  if (s == nullptr || !s->snapshots.count({name.branch, name.position})) {
+  const auto data = data_.find(key.uid);
+  if (data == data_.end() || !data->second.snapshots.count({name.branch, name.position})) {
     return absl::NotFoundError(StrCat("session '", key.id, "' has no snapshot at position ", name.position));
   }
-  return s->snapshots[{name.branch, name.position}];
+  return data->second.snapshots[{name.branch, name.position}];
 }
 
 }  // namespace smt

@@ -51,9 +51,18 @@ class MemoryStore final : public SessionStore {
   struct Session {
     uint64_t uid = 0;
     std::string header;
+  };
+  // By uid: they outlive their session while another refers to them.
+  struct Data {
     std::map<int64_t, Log> logs;                                   // by branch
     std::map<std::pair<int64_t, int64_t>, std::string> snapshots;  // by branch, position
+    std::vector<StoreReference> references;                        // to others
+    bool deleted = false;
   };
+  bool Referred(StoreReference::Kind kind, uint64_t uid, int64_t branch, int64_t position)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Drops what belonged to sessions that are deleted and nobody refers to.
+  void Collect() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Apply(const SessionWrite& write) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Session* Of(const SessionKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -65,6 +74,7 @@ class MemoryStore final : public SessionStore {
   int64_t syncs_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<size_t> group_sizes_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Session> sessions_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, Data> data_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<uint64_t, std::string>, std::string> requests_ ABSL_GUARDED_BY(mu_);
 };
 

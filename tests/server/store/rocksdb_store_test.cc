@@ -157,7 +157,7 @@ TEST(RocksDbStoreTest, ANewerFormatIsRefusedNamingBothVersions) {
   ASSERT_OK(Open(dir.path()));
   std::ofstream(dir.path() + "/FORMAT") << "smt-session-store 9\n";
   EXPECT_THAT(Open(dir.path()),
-              StatusIs(StatusCode::kFailedPrecondition, HasSubstr("version 9, this server reads up to version 1")));
+              StatusIs(StatusCode::kFailedPrecondition, HasSubstr("version 9, this server reads up to version 2")));
   std::ofstream(dir.path() + "/FORMAT") << "garbage";
   EXPECT_THAT(Open(dir.path()), StatusIs(StatusCode::kDataLoss, HasSubstr("FORMAT must read")));
   fs::remove(dir.path() + "/FORMAT");

@@ -126,14 +126,19 @@ TEST_P(SessionStoreTest, LongAppendsReadBackInAnyRange) {
   EXPECT_THAT(*store_->ReadLog({"a", 1}, 0, 5, 4), IsEmpty());
 }
 
-TEST_P(SessionStoreTest, BranchesHaveTheirOwnLogsAndLaterOnesMayBeginAnywhere) {
+TEST_P(SessionStoreTest, BranchesHaveTheirOwnLogsThatBeginWhereTheirWriterSays) {
   ASSERT_OK(Commit(Create("a", 1)));
   ASSERT_OK(Commit(Append("a", 1, 0, {1, 2, 3})));
-  ASSERT_OK(Commit(Append("a", 1, 2, {9}, 1)));
+  SessionWrite branch = Append("a", 1, 2, {9}, 1);
+  EXPECT_THAT(Commit(branch), StatusIs(absl::StatusCode::kAborted, HasSubstr("ends at position 0")));
+  branch.log_begin = 2;
+  ASSERT_OK(Commit(branch));
+  branch.position = 3;
+  ASSERT_OK(Commit(branch));
   EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 3);
-  EXPECT_EQ(*store_->LogEnd({"a", 1}, 1), 3);
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 1), 4);
   EXPECT_EQ(*store_->LogEnd({"a", 1}, 2), 0);
-  EXPECT_THAT(*store_->ReadLog({"a", 1}, 1, 3, 3), ElementsAre(9));
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 1, 3, 4), ElementsAre(9, 9));
   EXPECT_THAT(store_->ReadLog({"a", 1}, 1, 2, 3), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("position 2")));
 }
 
@@ -196,17 +201,96 @@ TEST_P(SessionStoreTest, ListsInOrderOfIdAndOnePageAfterTheOther) {
   EXPECT_EQ(*store_->Count(), 7);
 }
 
-TEST_P(SessionStoreTest, KeepsTheNewestSnapshots) {
+TEST_P(SessionStoreTest, ASnapshotDropsThoseItNames) {
   ASSERT_OK(Commit(Create("a", 1)));
-  for (const int64_t position : {100, 300, 200, 400}) {
-    ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, position}, "state " + std::to_string(position), {}));
+  const SessionKey key{"a", 1};
+  for (const int64_t position : {100, 300, 200}) {
+    ASSERT_OK(store_->PutSnapshot(key, {0, position}, "state " + std::to_string(position), {}));
   }
-  EXPECT_THAT(*store_->ListSnapshots({"a", 1}), ElementsAre(SnapshotName{0, 400}, SnapshotName{0, 300}));
-  EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 300}), "state 300");
-  EXPECT_THAT(store_->GetSnapshot({"a", 1}, {0, 200}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("200")));
   const std::string big(3 << 20, 'x');
-  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 500}, big, {}));
-  EXPECT_EQ(*store_->GetSnapshot({"a", 1}, {0, 500}), big);
+  const std::vector<SnapshotName> drop = {{0, 100}, {0, 200}, {0, 500}, {1, 300}};
+  ASSERT_OK(store_->PutSnapshot(key, {0, 500}, big, drop));
+  EXPECT_THAT(*store_->ListSnapshots(key), ElementsAre(SnapshotName{0, 500}, SnapshotName{0, 300}));
+  EXPECT_EQ(*store_->GetSnapshot(key, {0, 300}), "state 300");
+  EXPECT_THAT(store_->GetSnapshot(key, {0, 200}), StatusIs(absl::StatusCode::kNotFound, HasSubstr("200")));
+  EXPECT_EQ(*store_->GetSnapshot(key, {0, 500}), big);
+}
+
+StoreReference LogOf(std::string id, uint64_t uid, int64_t branch, int64_t position) {
+  return {StoreReference::Kind::kLog, {std::move(id), uid}, branch, position};
+}
+StoreReference SnapshotOf(std::string id, uint64_t uid, int64_t branch, int64_t position) {
+  return {StoreReference::Kind::kSnapshot, {std::move(id), uid}, branch, position};
+}
+
+TEST_P(SessionStoreTest, WhatIsReferredToOutlivesItsSession) {
+  ASSERT_OK(Commit(Create("parent", 1)));
+  ASSERT_OK(Commit(Append("parent", 1, 0, Iota(6000))));
+  SessionWrite other_branch = Append("parent", 1, 0, {1}, 3);
+  ASSERT_OK(Commit(other_branch));
+  for (const int64_t position : {1000, 2000}) ASSERT_OK(store_->PutSnapshot({"parent", 1}, {0, position}, "state", {}));
+  for (const uint64_t uid : {2, 3}) {
+    SessionWrite fork = Create("child" + std::to_string(uid), uid);
+    fork.references = {LogOf("parent", 1, 0, 5000), SnapshotOf("parent", 1, 0, 1000)};
+    ASSERT_OK(Commit(fork, true));
+  }
+  const std::vector<SnapshotName> drop = {{0, 1000}, {0, 2000}};
+  ASSERT_OK(store_->PutSnapshot({"parent", 1}, {0, 3000}, "state", drop));
+  EXPECT_THAT(*store_->ListSnapshots({"parent", 1}), ElementsAre(SnapshotName{0, 3000}, SnapshotName{0, 1000}));
+
+  ASSERT_OK(Commit(Remove("parent", 1), true));
+  EXPECT_THAT(store_->Find("parent"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_EQ(*store_->ReadLog({"parent", 1}, 0, 1, 5000), Iota(5000));
+  EXPECT_EQ(*store_->LogEnd({"parent", 1}, 3), 0) << "nobody reads this branch";
+  EXPECT_THAT(*store_->ListSnapshots({"parent", 1}), ElementsAre(SnapshotName{0, 1000}));
+  // The name can be taken again meanwhile.
+  ASSERT_OK(Commit(Create("parent", 9)));
+  ASSERT_OK(Commit(Append("parent", 9, 0, {7})));
+
+  ASSERT_OK(Commit(Remove("child2", 2)));
+  EXPECT_EQ(*store_->ReadLog({"parent", 1}, 0, 1, 5000), Iota(5000));
+  ASSERT_OK(Commit(Remove("child3", 3)));
+  EXPECT_EQ(*store_->LogEnd({"parent", 1}, 0), 0);
+  EXPECT_THAT(*store_->ListSnapshots({"parent", 1}), IsEmpty());
+  EXPECT_THAT(*store_->ReadLog({"parent", 9}, 0, 1, 1), ElementsAre(7));
+}
+
+TEST_P(SessionStoreTest, ReferencesAreReplacedAndMustLeadSomewhere) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  ASSERT_OK(Commit(Append("a", 1, 0, {1, 2, 3})));
+  ASSERT_OK(store_->PutSnapshot({"a", 1}, {0, 2}, "state", {}));
+  SessionWrite fork = Create("b", 2);
+  for (const StoreReference& bad : {LogOf("a", 1, 0, 4), LogOf("a", 1, 1, 1), LogOf("a", 7, 0, 1),
+                                    SnapshotOf("a", 1, 0, 3), SnapshotOf("a", 7, 0, 2)}) {
+    fork.references = {LogOf("a", 1, 0, 3), bad};
+    EXPECT_THAT(Commit(fork), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'a'")));
+    EXPECT_THAT(store_->Find("b"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  }
+  fork.references = {LogOf("a", 1, 0, 3), SnapshotOf("a", 1, 0, 2)};
+  ASSERT_OK(Commit(fork));
+  ASSERT_OK(Commit(Remove("a", 1)));
+  SessionWrite less;
+  less.key = {"b", 2};
+  less.references = {LogOf("a", 1, 0, 3)};
+  ASSERT_OK(Commit(less));
+  EXPECT_THAT(*store_->ListSnapshots({"a", 1}), IsEmpty());
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 3);
+  less.references = std::vector<StoreReference>();
+  ASSERT_OK(Commit(less));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 0);
+}
+
+TEST_P(SessionStoreTest, ForkAndRemovalOfTheParentInOneGroup) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  SessionWrite fork = Create("b", 2);
+  fork.references = {LogOf("a", 1, 0, 2)};
+  SessionWrite grandchild = Create("c", 3);
+  grandchild.references = {LogOf("a", 1, 0, 1)};
+  const std::vector<SessionWrite> group = {Append("a", 1, 0, {1, 2}), fork, Remove("a", 1), grandchild, Remove("b", 2)};
+  for (const auto& s : store_->Commit(group, true)) EXPECT_OK(s);
+  EXPECT_THAT(*store_->ReadLog({"a", 1}, 0, 1, 1), ElementsAre(1));
+  ASSERT_OK(Commit(Remove("c", 3)));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 0);
 }
 
 TEST_P(SessionStoreTest, RequestsAreListedAcrossSessionsAndRemovedOnlyIfUnchanged) {
