@@ -1,7 +1,6 @@
 // smt generate: streams to the terminal. Text goes to stdout as it comes; where the session stands goes to stderr.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <memory>
@@ -63,8 +62,11 @@ class Printer {
     switch (event.event_case()) {
       case v1::GenerationEvent::kStarted:
         session_ = event.started().session();
-        position_ = std::max(position_, event.started().start_position() + event.started().prompt_tokens());
-        digest_ = event.started().digest();
+        if (const int64_t begin = event.started().start_position() + event.started().prompt_tokens();
+            begin >= position_) {
+          position_ = begin;
+          digest_ = event.started().digest();
+        }
         break;
       case v1::GenerationEvent::kProgress:
         Progress(event.progress());
@@ -83,9 +85,12 @@ class Printer {
   }
 
   // What the reader has of a stream that goes on.
-  void StartAt(int64_t position) { position_ = position; }
+  void StartAt(int64_t position, const std::string& digest) {
+    position_ = position;
+    digest_ = digest;
+  }
   const std::string& session() const { return session_; }
-  const std::string& digest() const { return digest_; }  // at position()
+  const std::string& digest() const { return digest_; }  // at position(); empty: not known
   int64_t position() const { return position_; }
   bool finished() const { return finished_; }
   bool cancelled() const { return cancelled_; }
@@ -186,7 +191,7 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
     };
     if (resume) {
       if (resume->after_position() == 0) error = FirstPosition(client, &*resume);
-      printer.StartAt(resume->after_position());
+      printer.StartAt(resume->after_position(), resume->after_digest());
       if (error.ok()) error = client.ResumeGenerate(*resume, print, &call);
     } else if (flags.patience > 0) {
       error = client.StreamThroughRestarts(spec, absl::Seconds(flags.patience), print, &stop);
