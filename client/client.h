@@ -76,6 +76,13 @@ class Client {
                      std::string* next_page_token);
   Error UpdateSession(const v1::UpdateSessionRequest& request, v1::Session* session);
   Error DeleteSession(const v1::DeleteSessionRequest& request);
+  Error ForkSession(const v1::ForkSessionRequest& request, v1::Session* session);
+  Error RollbackSession(const v1::RollbackSessionRequest& request, v1::Session* session);
+  Error CreateCheckpoint(const v1::CreateCheckpointRequest& request, v1::Checkpoint* checkpoint);
+  // One page of those of a session, as ListSessions.
+  Error ListCheckpoints(const std::string& session, int page_size, const std::string& page_token,
+                        std::vector<v1::Checkpoint>* checkpoints, std::string* next_page_token);
+  Error DeleteCheckpoint(const v1::DeleteCheckpointRequest& request);
 
   Error GetModel(v1::Model* model);
   // grpc.health.v1 of `service`; "" is readiness. `serving` is false for NOT_SERVING.
@@ -101,5 +108,7 @@ class Client {
 
 // "sessions/{id}" for an id or a name.
 std::string SessionName(const std::string& id_or_name);
+// "sessions/{id}/checkpoints/{id}" for a session's id or name and a checkpoint's.
+std::string CheckpointName(const std::string& session, const std::string& id_or_name);
 
 }  // namespace smt::client

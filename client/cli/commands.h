@@ -19,7 +19,8 @@ struct Context {
 };
 
 void AddGenerate(CLI::App* app, Context* context);
-void AddSessions(CLI::App* app, Context* context);    // session list|show|create|update|delete
+void AddSessions(CLI::App* app, Context* context);    // session list|show|create|update|delete, and those below
+void AddBranching(CLI::App* app, Context* context);   // fork|rollback|checkpoint, of `session`
 void AddText(CLI::App* app, Context* context);        // score, tokenize, detokenize
 void AddServerInfo(CLI::App* app, Context* context);  // model, health
 
@@ -29,6 +30,19 @@ int Fail(const client::Error& error);
 void PrintJson(const google::protobuf::Message& message);
 // `text`, or all of stdin when it was not given. Binary safe.
 std::string ReadStdin();
+// What the commands of `session` share (sessions.cc).
+struct SessionFlags {
+  std::string id, etag;
+  double ttl = 0;
+  std::vector<std::string> labels;
+  bool allow_missing = false;
+};
+std::string FormatTime(const google::protobuf::Timestamp& time);
+// The session, or the error; gives the exit code.
+int PrintSession(const Context& context, const client::Error& error, const v1::Session& session);
+// "key=value" into the map; false, said on stderr, when there is no "=".
+bool AddLabels(const std::vector<std::string>& labels, v1::Session* session);
+void SetTtl(double seconds, v1::Session* session);
 // A JSON array of integers. False when it is not one.
 bool ParseIds(const std::string& json, std::vector<int32_t>* ids);
 

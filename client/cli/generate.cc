@@ -4,10 +4,14 @@
 #include <cctype>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
@@ -17,12 +21,12 @@ namespace smt::cli {
 namespace {
 
 struct GenerateFlags {
-  std::string prompt, ids, session, request_id, durability, on_disconnect;
-  bool create = true, resume = false, wait = false, ignore_eos = false, echo = false, parse_special = false,
-       quiet = false;
+  std::string prompt, ids, session, request_id, durability, on_disconnect, after_digest;
+  bool create = true, go_on = false, resume = false, wait = false, ignore_eos = false, echo = false,
+       parse_special = false, quiet = false;
   float temperature = 1, top_p = 1, min_p = 0, repetition = 1, presence = 0, frequency = 0;
   int32_t top_k = 0, logprobs = -1, prompt_logprobs = -1, priority = 0;
-  int64_t seed = 0, max_tokens = 0, min_tokens = 0, expected_position = 0;
+  int64_t seed = 0, max_tokens = 0, min_tokens = 0, expected_position = 0, after_position = 0;
   double max_duration = 0, patience = 0;
   std::vector<std::string> stop, bias;
   std::vector<int32_t> stop_tokens;
@@ -58,7 +62,11 @@ class Printer {
     switch (event.event_case()) {
       case v1::GenerationEvent::kStarted:
         session_ = event.started().session();
-        position_ = event.started().start_position() + event.started().prompt_tokens();
+        if (const int64_t begin = event.started().start_position() + event.started().prompt_tokens();
+            begin >= position_) {
+          position_ = begin;
+          digest_ = event.started().digest();
+        }
         break;
       case v1::GenerationEvent::kProgress:
         Progress(event.progress());
@@ -76,7 +84,13 @@ class Printer {
     }
   }
 
+  // What the reader has of a stream that goes on.
+  void StartAt(int64_t position, const std::string& digest) {
+    position_ = position;
+    digest_ = digest;
+  }
   const std::string& session() const { return session_; }
+  const std::string& digest() const { return digest_; }  // at position(); empty: not known
   int64_t position() const { return position_; }
   bool finished() const { return finished_; }
   bool cancelled() const { return cancelled_; }
@@ -96,7 +110,10 @@ class Printer {
   }
 
   void Chunk(const v1::GenerationChunk& chunk) {
-    position_ = chunk.position();
+    if (!chunk.echo()) {
+      position_ = chunk.position();
+      digest_ = chunk.digest();
+    }
     if (json_) return;
     if (progress_shown_) absl::FPrintF(stderr, "\r\033[K");
     progress_shown_ = false;
@@ -124,11 +141,33 @@ class Printer {
 
   const bool json_, quiet_, terminal_;
   bool at_line_start_ = true, progress_shown_ = false, finished_ = false, cancelled_ = false;
-  std::string session_;
+  std::string session_, digest_;
   int64_t position_ = 0;
 };
 
-int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec spec) {
+// How to get the rest of a stream that the server, or the way to it, broke off.
+void ShowResume(const v1::GenerationSpec& spec, const Printer& printer, const client::Error& error) {
+  const bool broke_off = error.code == grpc::StatusCode::UNAVAILABLE || error.code == grpc::StatusCode::CANCELLED ||
+                         error.code == grpc::StatusCode::DEADLINE_EXCEEDED;
+  if (!broke_off || printer.digest().empty() || spec.request_id().empty()) return;
+  absl::FPrintF(stderr,
+                "smt: for the rest: smt generate --resume --session=%s --request_id=%s --after_position=%d "
+                "--after_digest=%s\n",
+                printer.session().substr(printer.session().find('/') + 1), spec.request_id(), printer.position(),
+                absl::Base64Escape(printer.digest()));
+}
+
+// The end of the prompt, where nobody has said what they have.
+client::Error FirstPosition(client::Client& client, v1::ResumeGenerateRequest* resume) {
+  v1::Generation generation;
+  const client::Error error = client.GetGeneration(resume->session(), resume->request_id(), &generation);
+  if (error.ok()) resume->set_after_position(generation.start_position() + generation.prompt_tokens());
+  return error;
+}
+
+// With `resume` the rest of that request, which is the one that `spec` names.
+int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec spec,
+        std::optional<v1::ResumeGenerateRequest> resume) {
   if (!spec.session().empty() && spec.request_id().empty()) spec.set_request_id(NewRequestId());
   Interrupt::Block();
   client::Client client(context.options);
@@ -150,7 +189,11 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
       printer.On(event);
       return true;
     };
-    if (flags.patience > 0) {
+    if (resume) {
+      if (resume->after_position() == 0) error = FirstPosition(client, &*resume);
+      printer.StartAt(resume->after_position(), resume->after_digest());
+      if (error.ok()) error = client.ResumeGenerate(*resume, print, &call);
+    } else if (flags.patience > 0) {
       error = client.StreamThroughRestarts(spec, absl::Seconds(flags.patience), print, &stop);
     } else {
       error = client.StreamGenerate(spec, print, &call);
@@ -175,6 +218,7 @@ int Run(const Context& context, const GenerateFlags& flags, v1::GenerationSpec s
     const int code = Fail(error);
     if (printer.position() > 0 && !printer.session().empty()) {
       absl::FPrintF(stderr, "smt: what was received ends with %s\n", Where(printer.session(), printer.position()));
+      ShowResume(spec, printer, error);
     }
     return code;
   }
@@ -189,13 +233,27 @@ void AddGenerate(CLI::App* app, Context* context) {
   auto* prompt = c->add_option("--prompt,-p", flags->prompt,
                                "The text to continue; without it stdin is read when it is no terminal");
   auto* ids = c->add_option("--ids", flags->ids, "The prompt as a JSON array of token ids")->excludes(prompt);
-  auto* resume = c->add_flag("--continue", flags->resume, "No prompt: go on from where the session stands")
+  auto* go_on = c->add_flag("--continue", flags->go_on, "No prompt: go on from where the session stands")
+                    ->excludes(prompt)
+                    ->excludes(ids);
+  auto* resume = c->add_flag("--resume", flags->resume,
+                             "The rest of a request that broke off: with --session, --request_id and what is there")
                      ->excludes(prompt)
-                     ->excludes(ids);
+                     ->excludes(ids)
+                     ->excludes(go_on);
+  auto* after = c->add_option("--after_position", flags->after_position,
+                              "With --resume: position of the last token that is there. Default: the prompt's last")
+                    ->check(CLI::PositiveNumber)
+                    ->needs(resume);
+  auto* digest = c->add_option("--after_digest", flags->after_digest,
+                               "With it: the digest there, as --json prints it; another text is refused")
+                     ->needs(after);
   auto* session = c->add_option("--session,-s", flags->session,
                                 "Session to continue; made when it does not exist. Default: none is kept");
   c->add_flag("--create,!--no-create", flags->create, "Make the session when it does not exist (default: yes)");
-  c->add_option("--request_id", flags->request_id, "A retry with the same id replays the outcome. Default: drawn");
+  auto* request_id =
+      c->add_option("--request_id", flags->request_id, "A retry with the same id replays the outcome. Default: drawn");
+  resume->needs(session)->needs(request_id);
   auto* expected =
       c->add_option("--expected_position", flags->expected_position, "Fail unless the session stands there");
   c->add_flag("--wait", flags->wait, "Wait for the session's present writer instead of failing");
@@ -234,10 +292,35 @@ void AddGenerate(CLI::App* app, Context* context) {
                 "Go on by itself when the server goes away, for so many seconds without news, 0 to 86400 (default: 0)")
       ->check(CLI::Range(0.0, 86400.0))
       ->needs(session);
-  c->add_flag("--quiet,-q", flags->quiet, "No progress and no closing line on stderr");
+  auto* quiet = c->add_flag("--quiet,-q", flags->quiet, "No progress and no closing line on stderr");
+  c->footer(
+      "Examples:\n"
+      "  smt generate --session=tale --prompt='Once upon a time' --max_tokens=200\n"
+      "  smt generate --session=tale --continue --patience=60   goes on, through restarts of the server\n"
+      "  smt generate --session=tale --request_id=r1 --resume   all that r1 generates, after it broke off");
   c->callback([=] {
     context->run = [=]() -> int {
       v1::GenerationSpec spec;
+      if (*resume) {
+        for (const CLI::Option* given : c->get_options()) {
+          if (given->count() == 0 ||
+              std::set<const CLI::Option*>{resume, after, digest, session, request_id, quiet}.count(given) > 0)
+            continue;
+          absl::FPrintF(stderr, "smt: --resume goes on with the request as it was: leave out %s\n", given->get_name());
+          return 2;
+        }
+        spec.set_session(client::SessionName(flags->session));
+        spec.set_request_id(flags->request_id);
+        v1::ResumeGenerateRequest rest;
+        rest.set_session(spec.session());
+        rest.set_request_id(spec.request_id());
+        rest.set_after_position(flags->after_position);
+        if (!absl::Base64Unescape(flags->after_digest, rest.mutable_after_digest())) {
+          absl::FPrintF(stderr, "smt: --after_digest=%s: expected base64, as --json prints it\n", flags->after_digest);
+          return 2;
+        }
+        return Run(*context, *flags, std::move(spec), std::move(rest));
+      }
       if (*ids) {
         std::vector<int32_t> values;
         if (!ParseIds(flags->ids, &values)) {
@@ -247,7 +330,7 @@ void AddGenerate(CLI::App* app, Context* context) {
         spec.mutable_token_ids()->mutable_ids()->Assign(values.begin(), values.end());
       } else if (*prompt) {
         spec.set_text_bytes(flags->prompt);
-      } else if (!*resume) {
+      } else if (!*go_on) {
         if (isatty(STDIN_FILENO) != 0) {
           absl::FPrintF(stderr, "smt: no prompt: give --prompt, text on stdin, or --continue to go on without one\n");
           return 2;
@@ -296,7 +379,7 @@ void AddGenerate(CLI::App* app, Context* context) {
       if (flags->on_disconnect == "park") spec.set_on_disconnect(v1::DISCONNECT_POLICY_PARK);
       if (flags->on_disconnect == "cancel") spec.set_on_disconnect(v1::DISCONNECT_POLICY_CANCEL);
       if (flags->on_disconnect == "continue") spec.set_on_disconnect(v1::DISCONNECT_POLICY_CONTINUE);
-      return Run(*context, *flags, std::move(spec));
+      return Run(*context, *flags, std::move(spec), std::nullopt);
     };
   });
 }

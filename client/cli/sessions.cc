@@ -9,19 +9,20 @@
 #include "client/cli/commands.h"
 
 namespace smt::cli {
-namespace {
 
-std::string Format(const google::protobuf::Timestamp& time) {
+std::string FormatTime(const google::protobuf::Timestamp& time) {
   return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixSeconds(time.seconds()), absl::UTCTimeZone());
 }
+
+namespace {
 
 void Show(const v1::Session& session) {
   absl::PrintF(
       "%s\n  position     %d\n  branch       %d\n  active       %s\n  created      %s\n  updated      %s\n  expires    "
       "  %s\n",
       session.name(), session.position(), session.branch(), session.active() ? "yes" : "no",
-      Format(session.create_time()), Format(session.update_time()),
-      session.has_expire_time() ? Format(session.expire_time()) : "never");
+      FormatTime(session.create_time()), FormatTime(session.update_time()),
+      session.has_expire_time() ? FormatTime(session.expire_time()) : "never");
   for (const auto& [key, value] : session.labels()) absl::PrintF("  label        %s=%s\n", key, value);
   absl::PrintF("  etag         %s\n  model        %s\n", session.etag(), session.model_fingerprint());
 }
@@ -42,14 +43,16 @@ int List(const Context& context) {
       if (!header) absl::PrintF("%-32s %12s  %-6s  %s\n", "SESSION", "POSITION", "ACTIVE", "UPDATED");
       header = true;
       absl::PrintF("%-32s %12d  %-6s  %s\n", session.name().substr(session.name().find('/') + 1), session.position(),
-                   session.active() ? "yes" : "no", Format(session.update_time()));
+                   session.active() ? "yes" : "no", FormatTime(session.update_time()));
     }
   } while (!page_token.empty());
   if (!header && !context.json) absl::FPrintF(stderr, "no sessions\n");
   return 0;
 }
 
-int Print(const Context& context, const client::Error& error, const v1::Session& session) {
+}  // namespace
+
+int PrintSession(const Context& context, const client::Error& error, const v1::Session& session) {
   if (!error.ok()) return Fail(error);
   if (context.json) {
     PrintJson(session);
@@ -59,14 +62,6 @@ int Print(const Context& context, const client::Error& error, const v1::Session&
   return 0;
 }
 
-struct SessionFlags {
-  std::string id, etag;
-  double ttl = 0;
-  std::vector<std::string> labels;
-  bool allow_missing = false;
-};
-
-// "key=value" into the map; false when there is no "=".
 bool AddLabels(const std::vector<std::string>& labels, v1::Session* session) {
   for (const std::string& label : labels) {
     const size_t at = label.find('=');
@@ -85,10 +80,9 @@ void SetTtl(double seconds, v1::Session* session) {
   session->mutable_ttl()->set_nanos(static_cast<int32_t>(ttl.tv_nsec));
 }
 
-}  // namespace
-
 void AddSessions(CLI::App* app, Context* context) {
-  CLI::App* sessions = app->add_subcommand("session", "List, show, create, update and delete sessions");
+  CLI::App* sessions =
+      app->add_subcommand("session", "List, show, create, update, delete, fork and roll back sessions");
   sessions->require_subcommand(1);
   auto flags = std::make_shared<SessionFlags>();
 
@@ -102,7 +96,7 @@ void AddSessions(CLI::App* app, Context* context) {
       client::Client client(context->options);
       v1::Session session;
       const client::Error error = client.GetSession(client::SessionName(flags->id), &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
@@ -110,7 +104,7 @@ void AddSessions(CLI::App* app, Context* context) {
   create->add_option("session", flags->id, "Its id; drawn by the server when left out");
   auto* create_ttl =
       create->add_option("--ttl", flags->ttl, "Seconds it is kept after its last use. Default: for ever");
-  create->add_option("--label", flags->labels, "KEY=VALUE; may be repeated");
+  create->add_option("--label", flags->labels, "KEY=VALUE; may be repeated")->allow_extra_args(false);
   create->callback([=] {
     context->run = [=] {
       client::Client client(context->options);
@@ -120,14 +114,14 @@ void AddSessions(CLI::App* app, Context* context) {
       if (!AddLabels(flags->labels, request.mutable_session())) return 2;
       v1::Session session;
       const client::Error error = client.CreateSession(request, &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
   CLI::App* update = sessions->add_subcommand("update", "Change ttl or labels (all labels are replaced)");
   update->add_option("session", flags->id, "Its id")->required();
   auto* update_ttl = update->add_option("--ttl", flags->ttl, "Seconds it is kept after its last use");
-  update->add_option("--label", flags->labels, "KEY=VALUE; may be repeated");
+  update->add_option("--label", flags->labels, "KEY=VALUE; may be repeated")->allow_extra_args(false);
   update->add_option("--etag", flags->etag, "Fail unless this is the present etag");
   update->callback([=] {
     context->run = [=] {
@@ -143,7 +137,7 @@ void AddSessions(CLI::App* app, Context* context) {
       if (!AddLabels(flags->labels, request.mutable_session())) return 2;
       v1::Session session;
       const client::Error error = client.UpdateSession(request, &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
@@ -164,6 +158,8 @@ void AddSessions(CLI::App* app, Context* context) {
       return 0;
     };
   });
+
+  AddBranching(sessions, context);
 }
 
 }  // namespace smt::cli

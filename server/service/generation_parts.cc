@@ -74,6 +74,18 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> SubmitRun(ServiceContext* cont
   return run;
 }
 
+absl::Status CheckOnBranch(ServiceContext* context, const std::string& session_id, const RequestRecord& record) {
+  ASSIGN_OR_RETURN(const SessionInfo session, context->sessions->Get(session_id));
+  if (session.branch == record.branch) return absl::OkStatus();
+  const std::string message =
+      StrCat("request ", ShowValue(record.request_id), " was made on branch ", record.branch, " of session '",
+             session_id, "', which has been rolled back since and is on branch ", session.branch);
+  return WithDetails(absl::FailedPreconditionError(message),
+                     {.reason = "SUPERSEDED",
+                      .metadata = {{"position", StrCat(session.position)}, {"branch", StrCat(session.branch)}},
+                      .preconditions = {{"SUPERSEDED", SessionName(session_id), message}}});
+}
+
 absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContext* context,
                                                                    const v1::GenerationSpec& spec,
                                                                    const std::string& session_id,
@@ -83,6 +95,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContex
   v1::GenerationFinished finished;
   if (!has_outcome || !finished.ParseFromString(record.outcome)) {
     const bool parked = record.state == RequestState::kInterrupted;
+    if (parked) RETURN_IF_ERROR(CheckOnBranch(context, session_id, record));
     return WithDetails(
         absl::FailedPreconditionError(
             StrCat("request ", ShowValue(record.request_id), parked ? " was interrupted" : " failed", " at position ",
@@ -110,13 +123,14 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContex
   StreamSkip skip(after, first - 1);
   skip.Wants(first - 1, digest);
   if (spec.output().echo() && record.prompt_tokens > 0 && !after) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
-                     context->sessions->ReadLog(session_id, record.start_position + 1, first - 1));
+    ASSIGN_OR_RETURN(
+        const std::vector<int32_t> prompt,
+        context->sessions->ReadRequestLog(session_id, record.branch, record.start_position + 1, first - 1));
     AppendEcho(*context->codec, prompt, record.start_position, &events);
   }
   if (finished.position() >= first) {
     ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                     context->sessions->ReadLog(session_id, first, finished.position()));
+                     context->sessions->ReadRequestLog(session_id, record.branch, first, finished.position()));
     const std::vector<int32_t> stop_tokens = StopTokens(*context, spec);
     TextAssembler assembler(&context->codec->token_bytes(),
                             {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()},

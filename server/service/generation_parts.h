@@ -24,7 +24,12 @@ int64_t MaxTokens(const ServiceContext& context, const v1::GenerationSpec& spec)
 absl::StatusOr<std::shared_ptr<GenerationEvents>> SubmitRun(ServiceContext* context, std::shared_ptr<GenerationRun> run,
                                                             EngineRequest request);
 
-// What was sent of a request that has ended, computed from the log; with `after` what lies past it.
+// FAILED_PRECONDITION (SUPERSEDED) when the session was rolled back after the request: its positions are not the
+// session's any more.
+absl::Status CheckOnBranch(ServiceContext* context, const std::string& session_id, const RequestRecord& record);
+
+// What was sent of a request that has ended, computed from the log of its branch; with `after` what lies
+// past it.
 absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContext* context,
                                                                    const v1::GenerationSpec& spec,
                                                                    const std::string& session_id,

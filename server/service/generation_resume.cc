@@ -49,7 +49,11 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Resume(ServiceContext* context
     return absl::DataLossError(StrCat("the stored parameters of request '", record.request_id, "' cannot be read"));
   }
   StreamPoint after = {request.after_position(), request.after_digest()};
-  if (resumed.turn == nullptr) return ReplayGeneration(context, spec, id, record, std::move(after));
+  if (resumed.turn == nullptr) {
+    // A replay of the whole request says which branch it is of; what goes on with positions must not mix two.
+    RETURN_IF_ERROR(CheckOnBranch(context, id, record));
+    return ReplayGeneration(context, spec, id, record, std::move(after));
+  }
 
   const int64_t first = record.start_position + record.prompt_tokens + 1, end = resumed.turn->session().position;
   const int64_t m = context->engine->info().input_tokens, oldest = std::max<int64_t>(1, first - m);

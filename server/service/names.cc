@@ -8,6 +8,12 @@ namespace smt {
 namespace {
 
 constexpr std::string_view kSessions = "sessions/";
+constexpr std::string_view kCheckpoints = "/checkpoints/";
+constexpr std::string_view kTurn = "turn-";
+
+bool IsNumber(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
 
 bool IsLowerAlnum(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
 
@@ -33,5 +39,25 @@ std::optional<std::string> ParseSessionName(std::string_view name) {
 }
 
 std::string SessionName(std::string_view id) { return StrCat(kSessions, id); }
+
+std::optional<CheckpointKey> ParseCheckpointName(std::string_view name) {
+  const size_t at = name.find(kCheckpoints);
+  if (at == std::string_view::npos) return std::nullopt;
+  std::optional<std::string> session = ParseSessionName(name.substr(0, at));
+  const std::string_view checkpoint = name.substr(at + kCheckpoints.size());
+  if (!session || !IsValidSessionId(checkpoint)) return std::nullopt;
+  return CheckpointKey{*std::move(session), std::string(checkpoint)};
+}
+
+std::string CheckpointName(std::string_view session_id, std::string_view checkpoint_id) {
+  return StrCat(kSessions, session_id, kCheckpoints, checkpoint_id);
+}
+
+bool IsAutomaticCheckpointId(std::string_view id) {
+  if (!id.starts_with(kTurn)) return false;
+  id.remove_prefix(kTurn.size());
+  const size_t dash = id.find('-');
+  return dash != std::string_view::npos && IsNumber(id.substr(0, dash)) && IsNumber(id.substr(dash + 1));
+}
 
 }  // namespace smt

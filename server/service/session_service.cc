@@ -1,58 +1,16 @@
 #include "server/service/session_service.h"
 
-#include <map>
 #include <string>
 #include <utility>
 
 #include "server/service/names.h"
-#include "server/service/proto_time.h"
+#include "server/service/session_messages.h"
 #include "server/service/validators.h"
 
 namespace smt {
-namespace {
-
-constexpr char kService[] = "smt.v1.SessionService";
-
-void ToProto(const SessionInfo& info, v1::Session* out) {
-  out->set_name(SessionName(info.id));
-  out->set_position(info.position);
-  out->set_branch(info.branch);
-  *out->mutable_create_time() = smt::ToProto(info.create_time);
-  *out->mutable_update_time() = smt::ToProto(info.update_time);
-  if (info.expire_time != absl::InfiniteFuture()) *out->mutable_expire_time() = smt::ToProto(info.expire_time);
-  if (info.ttl != absl::InfiniteDuration()) *out->mutable_ttl() = smt::ToProto(info.ttl);
-  out->mutable_labels()->insert(info.labels.begin(), info.labels.end());
-  out->set_etag(info.etag);
-  out->set_model_fingerprint(info.model_fingerprint);
-  out->set_active(info.active);
-}
-
-std::map<std::string, std::string> Labels(const v1::Session& session) {
-  return {session.labels().begin(), session.labels().end()};
-}
-
-absl::Duration Ttl(const v1::Session& session) {
-  return session.has_ttl() ? *FromProto(session.ttl()) : absl::InfiniteDuration();
-}
-
-// Counts the operation and passes its status on.
-absl::Status Counted(ServiceContext* context, const char* op, absl::Status status) {
-  context->metrics->Add(Metric::kSessionOperationsTotal, 1,
-                        {op, status.ok() ? "ok" : absl::StatusCodeToString(status.code())});
-  return status;
-}
-
-absl::Status Answer(ServiceContext* context, const char* op, const absl::StatusOr<SessionInfo>& info,
-                    v1::Session* out) {
-  if (info.ok()) ToProto(*info, out);
-  return Counted(context, op, info.status());
-}
-
-}  // namespace
-
 SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes* request, Bytes* response) {
   return RunUnary<v1::CreateSessionRequest, v1::CreateSessionResponse>(
-      context_, request, response, kService, "CreateSession",
+      context_, request, response, kSessionService, "CreateSession",
       [context = context_](const v1::CreateSessionRequest& in, v1::CreateSessionResponse* out) -> absl::Status {
         Violations violations;
         ValidateCreateSession(in, context->limits, &violations);
@@ -66,7 +24,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes*
 
 SessionServiceImpl::Unary* SessionServiceImpl::GetSession(Call*, const Bytes* request, Bytes* response) {
   return RunUnary<v1::GetSessionRequest, v1::GetSessionResponse>(
-      context_, request, response, kService, "GetSession",
+      context_, request, response, kSessionService, "GetSession",
       [context = context_](const v1::GetSessionRequest& in, v1::GetSessionResponse* out) -> absl::Status {
         Violations violations;
         ValidateSessionName("name", in.name(), &violations);
@@ -77,7 +35,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::GetSession(Call*, const Bytes* re
 
 SessionServiceImpl::Unary* SessionServiceImpl::ListSessions(Call*, const Bytes* request, Bytes* response) {
   return RunUnary<v1::ListSessionsRequest, v1::ListSessionsResponse>(
-      context_, request, response, kService, "ListSessions",
+      context_, request, response, kSessionService, "ListSessions",
       [context = context_](const v1::ListSessionsRequest& in, v1::ListSessionsResponse* out) -> absl::Status {
         Violations violations;
         ValidatePage(in.page_size(), &violations);
@@ -93,7 +51,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::ListSessions(Call*, const Bytes* 
 
 SessionServiceImpl::Unary* SessionServiceImpl::UpdateSession(Call*, const Bytes* request, Bytes* response) {
   return RunUnary<v1::UpdateSessionRequest, v1::UpdateSessionResponse>(
-      context_, request, response, kService, "UpdateSession",
+      context_, request, response, kSessionService, "UpdateSession",
       [context = context_](const v1::UpdateSessionRequest& in, v1::UpdateSessionResponse* out) -> absl::Status {
         Violations violations;
         ValidateUpdateSession(in, context->limits, &violations);
@@ -120,7 +78,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::UpdateSession(Call*, const Bytes*
 
 SessionServiceImpl::Unary* SessionServiceImpl::DeleteSession(Call*, const Bytes* request, Bytes* response) {
   return RunUnary<v1::DeleteSessionRequest, v1::DeleteSessionResponse>(
-      context_, request, response, kService, "DeleteSession",
+      context_, request, response, kSessionService, "DeleteSession",
       [context = context_](const v1::DeleteSessionRequest& in, v1::DeleteSessionResponse*) -> absl::Status {
         Violations violations;
         ValidateDeleteSession(in, &violations);
@@ -133,29 +91,14 @@ SessionServiceImpl::Unary* SessionServiceImpl::DeleteSession(Call*, const Bytes*
       });
 }
 
-SessionServiceImpl::Unary* SessionServiceImpl::ForkSession(Call*, const Bytes*, Bytes* response) {
-  return UnimplementedUnary(context_, kService, "ForkSession", response);
-}
-SessionServiceImpl::Unary* SessionServiceImpl::CreateCheckpoint(Call*, const Bytes*, Bytes* response) {
-  return UnimplementedUnary(context_, kService, "CreateCheckpoint", response);
-}
-SessionServiceImpl::Unary* SessionServiceImpl::ListCheckpoints(Call*, const Bytes*, Bytes* response) {
-  return UnimplementedUnary(context_, kService, "ListCheckpoints", response);
-}
-SessionServiceImpl::Unary* SessionServiceImpl::DeleteCheckpoint(Call*, const Bytes*, Bytes* response) {
-  return UnimplementedUnary(context_, kService, "DeleteCheckpoint", response);
-}
-SessionServiceImpl::Unary* SessionServiceImpl::RollbackSession(Call*, const Bytes*, Bytes* response) {
-  return UnimplementedUnary(context_, kService, "RollbackSession", response);
-}
 SessionServiceImpl::Stream* SessionServiceImpl::ExportSession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kService, "ExportSession");
+  return UnimplementedStream(context_, kSessionService, "ExportSession");
 }
 SessionServiceImpl::Upload* SessionServiceImpl::ImportSession(Call*, Bytes*) {
-  return UnimplementedUpload(context_, kService, "ImportSession");
+  return UnimplementedUpload(context_, kSessionService, "ImportSession");
 }
 SessionServiceImpl::Stream* SessionServiceImpl::VerifySession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kService, "VerifySession");
+  return UnimplementedStream(context_, kSessionService, "VerifySession");
 }
 
 }  // namespace smt

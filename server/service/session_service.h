@@ -34,12 +34,14 @@ class SessionServiceImpl final : public session_service_internal::Raw {
   Unary* UpdateSession(Call* call, const Bytes* request, Bytes* response) override;
   Unary* DeleteSession(Call* call, const Bytes* request, Bytes* response) override;
 
-  // Designed, not served yet: UNIMPLEMENTED.
+  // session_branching.cc
   Unary* ForkSession(Call* call, const Bytes* request, Bytes* response) override;
   Unary* CreateCheckpoint(Call* call, const Bytes* request, Bytes* response) override;
   Unary* ListCheckpoints(Call* call, const Bytes* request, Bytes* response) override;
   Unary* DeleteCheckpoint(Call* call, const Bytes* request, Bytes* response) override;
   Unary* RollbackSession(Call* call, const Bytes* request, Bytes* response) override;
+
+  // Designed, not served yet: UNIMPLEMENTED.
   Stream* ExportSession(Call* call, const Bytes* request) override;
   Upload* ImportSession(Call* call, Bytes* response) override;
   Stream* VerifySession(Call* call, const Bytes* request) override;

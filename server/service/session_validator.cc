@@ -48,6 +48,36 @@ void CheckRequestId(std::string_view request_id, Violations* violations) {
                   StrCat("is ", ShowValue(request_id), "; allowed are 1 to 64 characters of [A-Za-z0-9_.:-]"));
 }
 
+// An id that a request wants for what it makes; empty: the server draws one.
+void CheckNewId(const std::string& field, std::string_view id, Violations* violations) {
+  if (id.empty() || IsValidSessionId(id)) return;
+  violations->Add(field, StrCat("is ", ShowValue(id),
+                                "; allowed are 1 to 63 characters of [a-z0-9_.-], the first a letter or digit"));
+}
+
+template <typename Request>
+void CheckExpectedPosition(const Request& request, Violations* violations) {
+  if (!request.has_expected_position() || request.expected_position() >= 0) return;
+  violations->Add("expected_position", StrCat("is ", request.expected_position(), "; allowed is 0 or more"));
+}
+
+void CheckCheckpointName(const std::string& field, std::string_view name, Violations* violations) {
+  if (ParseCheckpointName(name)) return;
+  violations->Add(field, StrCat("is ", ShowValue(name),
+                                "; allowed is sessions/{id}/checkpoints/{id} with ids of 1 to 63 characters of "
+                                "[a-z0-9_.-] that begin with a letter or digit"));
+}
+
+// One of `session`, which the request names too.
+void CheckCheckpointOf(std::string_view session, std::string_view name, Violations* violations) {
+  const auto key = ParseCheckpointName(name);
+  if (!key) return CheckCheckpointName("checkpoint", name, violations);
+  const auto session_id = ParseSessionName(session);
+  if (!session_id || *session_id == key->session_id) return;
+  violations->Add("checkpoint", StrCat("is ", ShowValue(name), ", of another session; allowed are checkpoints of ",
+                                       ShowValue(session)));
+}
+
 }  // namespace
 
 void ValidateSessionName(const std::string& field, std::string_view name, Violations* violations) {
@@ -67,11 +97,7 @@ void ValidatePage(int32_t page_size, Violations* violations) {
 
 void ValidateCreateSession(const v1::CreateSessionRequest& request, const RequestLimits& limits,
                            Violations* violations) {
-  if (!request.session_id().empty() && !IsValidSessionId(request.session_id())) {
-    violations->Add("session_id",
-                    StrCat("is ", ShowValue(request.session_id()),
-                           "; allowed are 1 to 63 characters of [a-z0-9_.-], the first a letter or digit"));
-  }
+  CheckNewId("session_id", request.session_id(), violations);
   CheckSession(request.session(), limits, violations);
   CheckRequestId(request.request_id(), violations);
 }
@@ -90,6 +116,48 @@ void ValidateUpdateSession(const v1::UpdateSessionRequest& request, const Reques
 
 void ValidateDeleteSession(const v1::DeleteSessionRequest& request, Violations* violations) {
   ValidateSessionName("name", request.name(), violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateForkSession(const v1::ForkSessionRequest& request, const RequestLimits& limits, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
+  CheckNewId("session_id", request.session_id(), violations);
+  if (!request.checkpoint().empty()) CheckCheckpointOf(request.name(), request.checkpoint(), violations);
+  CheckSession(request.session(), limits, violations);
+  CheckExpectedPosition(request, violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateCreateCheckpoint(const v1::CreateCheckpointRequest& request, Violations* violations) {
+  ValidateSessionName("parent", request.parent(), violations);
+  CheckNewId("checkpoint_id", request.checkpoint_id(), violations);
+  if (IsAutomaticCheckpointId(request.checkpoint_id())) {
+    violations->Add("checkpoint_id",
+                    StrCat("is ", ShowValue(request.checkpoint_id()),
+                           "; turn-{number}-{number} is kept for the checkpoints that the server makes itself"));
+  }
+  CheckExpectedPosition(request, violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateDeleteCheckpoint(const v1::DeleteCheckpointRequest& request, Violations* violations) {
+  CheckCheckpointName("name", request.name(), violations);
+  CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateRollbackSession(const v1::RollbackSessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
+  switch (request.target_case()) {
+    case v1::RollbackSessionRequest::kCheckpoint:
+      CheckCheckpointOf(request.name(), request.checkpoint(), violations);
+      break;
+    case v1::RollbackSessionRequest::kTurns:
+      if (request.turns() < 1) violations->Add("turns", StrCat("is ", request.turns(), "; allowed is 1 or more"));
+      break;
+    case v1::RollbackSessionRequest::TARGET_NOT_SET:
+      violations->Add("target", "is not set; required is checkpoint or turns");
+      break;
+  }
   CheckRequestId(request.request_id(), violations);
 }
 

@@ -31,5 +31,9 @@ void ValidateCreateSession(const v1::CreateSessionRequest& request, const Reques
 void ValidateUpdateSession(const v1::UpdateSessionRequest& request, const RequestLimits& limits,
                            Violations* violations);
 void ValidateDeleteSession(const v1::DeleteSessionRequest& request, Violations* violations);
+void ValidateForkSession(const v1::ForkSessionRequest& request, const RequestLimits& limits, Violations* violations);
+void ValidateCreateCheckpoint(const v1::CreateCheckpointRequest& request, Violations* violations);
+void ValidateDeleteCheckpoint(const v1::DeleteCheckpointRequest& request, Violations* violations);
+void ValidateRollbackSession(const v1::RollbackSessionRequest& request, Violations* violations);
 
 }  // namespace smt

@@ -19,16 +19,12 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/e2e/server_process.h"
+#include "tests/e2e/smt_command.h"
 
 namespace smt::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-struct Result {
-  int code = -1;
-  std::string out, err;
-};
 
 class CliTest : public ::testing::Test {
  protected:
@@ -42,19 +38,7 @@ class CliTest : public ::testing::Test {
   }
 
   Result Smt(std::vector<std::string> args, const std::string& input = "") {
-    TempDir dir;
-    Process::Options options;
-    options.argv = {BinDir() + "/smt"};
-    options.environment = {"SMT_ADDRESS=" + server_->address()};
-    options.argv.insert(options.argv.end(), args.begin(), args.end());
-    options.stdin_text = input;
-    options.output_dir = dir.path();
-    auto process = Process::Start(options);
-    Result result;
-    if (auto code = process->Wait(absl::Seconds(60)); code.ok()) result.code = *code;
-    result.out = process->Stdout();
-    result.err = process->Stderr();
-    return result;
+    return RunSmt(server_->address(), std::move(args), input);
   }
 
   static ServerProcess* server_;

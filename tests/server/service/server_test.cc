@@ -124,11 +124,6 @@ TEST_F(SessionServiceTest, WhatIsNotServedYetSaysSo) {
   };
   {
     grpc::ClientContext context;
-    v1::ForkSessionResponse response;
-    check(sessions().ForkSession(&context, {}, &response));
-  }
-  {
-    grpc::ClientContext context;
     auto reader = sessions().ExportSession(&context, {});
     v1::ExportSessionResponse response;
     EXPECT_FALSE(reader->Read(&response));
