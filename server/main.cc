@@ -49,6 +49,9 @@ ABSL_FLAG(
     "each 1 to 1048576 (those above the slots are skipped), auto (powers of two up to 256 on a GPU, none on a CPU), "
     "or empty for none.");
 ABSL_FLAG(int64_t, max_sessions, Default().max_sessions, "Sessions in the store; 0 is no limit.");
+ABSL_FLAG(int64_t, host_state_bytes, Default().host_state_bytes,
+          "Memory for states of sessions that left their slot, the least recently used given up first; each is in the "
+          "store, too.");
 ABSL_FLAG(absl::Duration, request_ttl, Default().request_ttl,
           "How long outcomes of request_ids are kept, 1s to 8760h.");
 ABSL_FLAG(int64_t, store_min_free_bytes, Default().store_min_free_bytes,
@@ -83,6 +86,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.worker_threads = absl::GetFlag(FLAGS_worker_threads);
   options.warmup_batches = absl::GetFlag(FLAGS_warmup_batches);
   options.max_sessions = absl::GetFlag(FLAGS_max_sessions);
+  options.host_state_bytes = absl::GetFlag(FLAGS_host_state_bytes);
   options.request_ttl = absl::GetFlag(FLAGS_request_ttl);
   options.store_min_free_bytes = absl::GetFlag(FLAGS_store_min_free_bytes);
   options.drain_delay = absl::GetFlag(FLAGS_drain_delay);

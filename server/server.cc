@@ -130,6 +130,7 @@ absl::Status Server::StartStore() {
   session_options.input_tokens = info_.input_tokens;
   session_options.request_ttl = options_.request_ttl;
   session_options.max_sessions = options_.max_sessions;
+  session_options.host_state_bytes = options_.host_state_bytes;
   session_options.on_removed = [this](std::string_view key) {
     if (Engine* engine = engine_for_removals_.load()) engine->Discard(key);
   };

@@ -71,6 +71,7 @@ std::vector<std::string> ServerOptions::Validate() const {
   if (const auto batches = WarmUpBatches(false); !batches.ok()) {
     errors.emplace_back(batches.status().message());
   }
+  range("host_state_bytes", host_state_bytes, 0, int64_t{1} << 50);
   range("max_sessions", max_sessions, 0, int64_t{1} << 40);
   range("store_min_free_bytes", store_min_free_bytes, 0, int64_t{1} << 50);
   range("max_prompt_bytes", limits.max_prompt_bytes, 1, int64_t{1} << 30);

@@ -32,6 +32,7 @@ struct ServerOptions {
   int32_t worker_threads = 16;
   std::string warmup_batches = "auto";
   int64_t max_sessions = 0;
+  int64_t host_state_bytes = int64_t{1} << 30;
   absl::Duration request_ttl = absl::Hours(24);
   int64_t store_min_free_bytes = int64_t{64} << 20;
   absl::Duration drain_delay = absl::Seconds(5);

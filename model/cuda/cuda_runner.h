@@ -66,7 +66,8 @@ class CudaSlotRunner final : public AsyncRunner {
   // between the window's.
   int WritesBeside(size_t count) const {
     if (count > kMaxWritePassWrites) return WritePass::kApart;
-    return count <= 8 && KeepsTokens() ? 48 : 32;
+    if (!KeepsTokens()) return 32;
+    return count <= 8 ? 48 : count <= 16 ? 44 : 32;
   }
 
   struct Slot {

@@ -14,11 +14,13 @@
 namespace smt::cuda {
 namespace {
 
-// Strides that one step may end, of `active` sessions: twice what they end on average, and no fewer than go through a
-// write as fast as one.
+// Strides that one step may end, of `active` sessions: what they end on average, rounded up to the rows that a write
+// multiplies at once. More would go through a slower kernel, and sessions that wait a step stand at phases of their own
+// afterwards.
 size_t MostWrites(size_t active, int64_t stride) {
-  const size_t twice = (2 * active + static_cast<size_t>(stride) - 1) / static_cast<size_t>(stride);
-  return std::clamp<size_t>(twice, 8, WritePass::kMaxWrites);
+  constexpr size_t kTile = 8;
+  const size_t average = (active + static_cast<size_t>(stride) - 1) / static_cast<size_t>(stride);
+  return std::clamp<size_t>((average + kTile - 1) / kTile * kTile, kTile, WritePass::kMaxWrites);
 }
 
 }  // namespace

@@ -324,7 +324,9 @@ void LaunchManyRows(const Linear& linear, const WeightOf<T>* x, int64_t x_plane,
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   config.attrs = attributes;
-  if (CanChain()) {
+  // Beside the short kernels of a window of few rows, blocks that come early only take the multiprocessors from them
+  // (slide of one session: 0.575 instead of 0.535 ms on an H200).
+  if (CanChain() && Shape::kPlanes == 2) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
   }

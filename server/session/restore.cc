@@ -77,6 +77,11 @@ absl::StatusOr<RestoredState> SessionContext::FindState(const BranchView& view, 
   RETURN_IF_ERROR(names.status());
   for (const StateName& name : *names) {  // newest first
     if (out.position >= name.position) break;
+    if (const auto held = cache->Find(name.owner.uid, name.branch, name.position);
+        held && held->position == name.position) {
+      take(*held, "host");
+      break;
+    }
     const auto record = ReadSnapshot(name);
     if (absl::IsDataLoss(record.status())) {
       damaged();

@@ -76,7 +76,8 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
     : table_(options.max_cached_sessions), sessions_(sessions) {
   c_.options = std::move(options);
   c_.store = std::move(store);
-  c_.writer = std::make_unique<SessionWriter>(*c_.store, c_.options.max_pending_snapshot_bytes);
+  c_.cache = std::make_unique<StateCache>(c_.options.host_state_bytes);
+  c_.writer = std::make_unique<SessionWriter>(*c_.store, *c_.cache, c_.options.max_pending_snapshot_bytes);
   if (c_.options.sweep_interval != absl::InfiniteDuration()) sweep_thread_ = std::thread([this] { SweepLoop(); });
 }
 
@@ -338,6 +339,7 @@ absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::
 
 absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired) {
   std::string state_key;
+  uint64_t removed_uid = 0;
   absl::Status status;
   {
     absl::ReleasableMutexLock lock(&entry->mu);
@@ -357,6 +359,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
       return status;
     }
     state_key = SessionStateKey(remove.key, entry->loaded ? entry->header.branch : 0);
+    removed_uid = remove.key.uid;
     entry->busy = true;
     const auto outcome = Write(std::move(remove), !only_expired);
     lock.Release();
@@ -369,6 +372,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
   }
   RETURN_IF_ERROR(status);
   --sessions_;
+  c_.cache->Remove(removed_uid);
   if (c_.options.on_removed) c_.options.on_removed(state_key);
   return absl::OkStatus();
 }
@@ -431,6 +435,7 @@ SessionCounters SessionManagerImpl::counters() const {
   c_.writer->FillCounters(&out);
   out.snapshots_damaged = c_.damaged_snapshots;
   out.expired_sessions = c_.expired;
+  out.host_state_bytes = c_.cache->bytes();
   return out;
 }
 

@@ -186,6 +186,7 @@ struct SessionCounters {
   int64_t snapshots_damaged = 0;  // found by Restore
   int64_t expired_sessions = 0;
   int64_t store_errors = 0;
+  int64_t host_state_bytes = 0;  // held now
 };
 
 class SessionManager {
@@ -204,6 +205,7 @@ class SessionManager {
         absl::Minutes(1);                // between looks for expired sessions and requests; infinite: none
     int64_t max_cached_sessions = 4096;  // idle ones whose header is kept in memory
     int64_t max_pending_snapshot_bytes = int64_t{256} << 20;  // beyond it new snapshots are dropped
+    int64_t host_state_bytes = int64_t{1} << 30;              // of states kept in memory after they were written
   };
 
   static absl::StatusOr<std::unique_ptr<SessionManager>> Open(Options options, std::unique_ptr<SessionStore> store);

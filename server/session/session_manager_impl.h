@@ -20,7 +20,8 @@ namespace smt {
 struct SessionContext {
   SessionManager::Options options;
   std::unique_ptr<SessionStore> store;
-  std::unique_ptr<SessionWriter> writer;  // after store: stopped first
+  std::unique_ptr<StateCache> cache;
+  std::unique_ptr<SessionWriter> writer;  // after these: stopped first
   std::atomic<int64_t> damaged_snapshots{0};
   std::atomic<int64_t> expired{0};
 

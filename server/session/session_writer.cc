@@ -13,8 +13,8 @@ int64_t Bytes(const SnapshotRecord& s) { return static_cast<int64_t>(s.state->si
 
 }  // namespace
 
-SessionWriter::SessionWriter(SessionStore& store, int64_t max_pending_snapshot_bytes)
-    : store_(store), max_snapshot_bytes_(max_pending_snapshot_bytes) {
+SessionWriter::SessionWriter(SessionStore& store, StateCache& cache, int64_t max_pending_snapshot_bytes)
+    : store_(store), cache_(cache), max_snapshot_bytes_(max_pending_snapshot_bytes) {
   write_thread_ = std::thread([this] { WriteLoop(); });
   snapshot_thread_ = std::thread([this] { SnapshotLoop(); });
 }
@@ -188,6 +188,7 @@ absl::StatusOr<bool> SessionWriter::PutSnapshot(const SessionKey& key, const Sna
   RETURN_IF_ERROR(names.status());
   RETURN_IF_ERROR(store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s),
                                      SuperfluousSnapshots(key, header, s.position, *names)));
+  cache_.Put(key.uid, s);
   return true;
 }
 

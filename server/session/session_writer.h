@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "server/session/session_record.h"
+#include "server/session/state_cache.h"
 #include "server/store/session_store.h"
 
 namespace smt {
@@ -26,7 +27,8 @@ class SessionWriter {
  public:
   using Done = std::function<void(const absl::Status&)>;
 
-  SessionWriter(SessionStore& store, int64_t max_pending_snapshot_bytes);
+  // States that are written go to `cache`, too.
+  SessionWriter(SessionStore& store, StateCache& cache, int64_t max_pending_snapshot_bytes);
   ~SessionWriter();  // after everything queued was written
 
   // `done` runs on the writer thread when the write is committed (and on disk, with `sync`) or has failed.
@@ -67,6 +69,7 @@ class SessionWriter {
   bool SnapshotsIdle() const ABSL_SHARED_LOCKS_REQUIRED(snapshot_mu_) { return waiting_.empty() && !writing_; }
 
   SessionStore& store_;
+  StateCache& cache_;
   const int64_t max_snapshot_bytes_;
 
   absl::Mutex mu_;

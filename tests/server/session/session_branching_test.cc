@@ -405,6 +405,32 @@ TEST_F(BranchingTest, VisitsTheStatesOfTheBranch) {
   EXPECT_THAT(positions, ElementsAre(10, 20));
 }
 
+TEST_F(BranchingTest, StatesComeFromTheHostTierWhileTheyAreThere) {
+  options_.host_state_bytes = 2 * kTestStateBytes;
+  OpenRocks();
+  for (const char* id : {"a", "b"}) {
+    Create(id);
+    SayAndSave(id, Ids(10));
+  }
+  const auto tier = [&](const std::string& id) { return manager_->ReadState(id, nullptr)->tier; };
+  EXPECT_EQ(tier("a"), "host");
+  ASSERT_OK(Fork("a", "fork"));
+  EXPECT_EQ(tier("fork"), "host") << "its parent's";
+  Create("c");
+  SayAndSave("c", Ids(10));
+  EXPECT_EQ(tier("b"), "store") << "the least recently used one had to go";
+  EXPECT_EQ(tier("a"), "host");
+  EXPECT_EQ(tier("c"), "host");
+  EXPECT_EQ(manager_->counters().host_state_bytes, 2 * kTestStateBytes);
+  Say("a", {1}, {});
+  SayAndSave("a", {2});
+  ASSERT_OK(Undo("a", 1));
+  EXPECT_EQ(manager_->ReadState("a", nullptr)->position, 10) << "not the one of the branch that was left";
+  ASSERT_OK(manager_->Delete("a", std::nullopt));
+  ASSERT_OK(manager_->Delete("c", std::nullopt));
+  EXPECT_EQ(manager_->counters().host_state_bytes, 0);
+}
+
 // Random sessions against a plain model of them: whatever was forked, rolled back, deleted and reopened, each log is
 // what it should be and each restored state is that of its ids.
 TEST_F(BranchingTest, RandomHistoriesReadBack) {
@@ -413,6 +439,8 @@ TEST_F(BranchingTest, RandomHistoriesReadBack) {
     std::map<std::string, std::vector<int32_t>> named;
     std::vector<int64_t> turns;  // starts, of the branch
   };
+  options_.host_state_bytes = 5 * kTestStateBytes;
+  OpenRocks();
   std::map<std::string, Model> model;
   std::mt19937 random(20261126);
   const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };

@@ -93,6 +93,7 @@ class SessionTest : public testing::Test {
     options_.input_tokens = 8;
     options_.now = [this] { return clock_.Now(); };
     options_.sweep_interval = absl::InfiniteDuration();
+    options_.host_state_bytes = 0;  // what is read comes from the store
     options_.on_removed = [this](std::string_view key) {
       absl::MutexLock lock(&removed_mu_);
       removed_.emplace_back(key);

@@ -1,0 +1,200 @@
+#include "server/session/lease_keeper.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "model/base/status_macros.h"
+#include "model/base/strings.h"
+#include "server/base/status_details.h"
+
+namespace smt {
+namespace {
+
+constexpr absl::Duration kPoll = absl::Milliseconds(20);  // of one that waits for a lease
+constexpr absl::Duration kWatch = absl::Milliseconds(500);
+constexpr absl::Duration kGrace = absl::Seconds(1);  // after a dead holder's lease must have ended
+
+// Goes on while the machine sleeps, so that a server that slept through its lease knows.
+int64_t BootNanos() {
+  timespec t;
+  ::clock_gettime(CLOCK_BOOTTIME, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
+std::string DrawOwner() {
+  absl::BitGen random;
+  return absl::StrFormat("%016x%016x", absl::Uniform<uint64_t>(random), absl::Uniform<uint64_t>(random));
+}
+
+absl::Status HeldElsewhere(const SessionKey& key, absl::Duration remaining) {
+  return WithDetails(
+      absl::AbortedError(StrCat("session '", key.id, "' is being written through another server; try again when it ends")),
+      {.reason = "SESSION_BUSY",
+       .retry_delay = std::clamp(remaining, absl::Milliseconds(100), absl::Seconds(1))});
+}
+
+bool IsReplaced(const absl::Status& status) {
+  return absl::IsUnavailable(status) && GetDetails(status).reason == kStoreReplaced;
+}
+
+}  // namespace
+
+LeaseKeeper::LeaseKeeper(LeaseStore& store, Options options)
+    : store_(store), options_(std::move(options)), owner_(DrawOwner()) {
+  renew_thread_ = std::thread([this] { RenewLoop(); });
+  watch_thread_ = std::thread([this] { WatchLoop(); });
+}
+
+LeaseKeeper::~LeaseKeeper() {
+  std::vector<HeldLease> all;
+  {
+    absl::MutexLock lock(&mu_);
+    stop_ = true;
+    for (const auto& [uid, held] : held_) all.push_back({held.first, held.second.token});
+    held_.clear();
+  }
+  renew_thread_.join();
+  watch_thread_.join();
+  if (!all.empty()) store_.Release(all).IgnoreError();
+}
+
+// A tenth is left for what is on its way when the time comes.
+int64_t LeaseKeeper::End(int64_t asked_ns) const { return asked_ns + absl::ToInt64Nanoseconds(options_.ttl * 0.9); }
+
+absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, bool ask, absl::Time deadline) {
+  if (ask) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
+  for (bool first = true;; first = false) {
+    const int64_t now = BootNanos();
+    absl::StatusOr<LeaseState> state = store_.Acquire(key, owner_, options_.ttl);
+    if (!state.ok()) {
+      Note(state.status());
+      return state.status();
+    }
+    if (state->acquired) {
+      absl::MutexLock lock(&mu_);
+      held_[key.uid] = {key, {state->token, End(now)}};
+      return std::move(state->token);
+    }
+    if (first) ++conflicts_;
+    if (absl::Now() >= deadline || !ask) return HeldElsewhere(key, state->remaining);
+    if (const absl::Status asked = store_.RequestHandover(key); !asked.ok()) {
+      Note(asked);
+      return asked;
+    }
+    absl::SleepFor(std::min(kPoll, std::max(deadline - absl::Now(), absl::ZeroDuration())));
+  }
+}
+
+void LeaseKeeper::Release(const SessionKey& key, const std::string& token) {
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = held_.find(key.uid);
+    if (found == held_.end() || found->second.second.token != token) return;
+    held_.erase(found);
+  }
+  const HeldLease lease{key, token};
+  Note(store_.Release({&lease, 1}));  // one that stays behind runs out
+}
+
+bool LeaseKeeper::Holds(const SessionKey& key, const std::string& token) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = held_.find(key.uid);
+  return found != held_.end() && found->second.second.token == token && BootNanos() < found->second.second.until_ns;
+}
+
+int64_t LeaseKeeper::held() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int64_t>(held_.size());
+}
+
+void LeaseKeeper::Note(const absl::Status& status) {
+  if (!IsReplaced(status)) return;
+  absl::MutexLock lock(&mu_);
+  replaced_ = true;  // the renewing thread starts over
+}
+
+void LeaseKeeper::RenewLoop() {
+  absl::Time next = absl::Now();
+  for (;;) {
+    bool replaced;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || replaced_; };
+      mu_.AwaitWithDeadline(absl::Condition(&due), next);
+      if (stop_) return;
+      replaced = std::exchange(replaced_, false);
+    }
+    if (replaced) {
+      std::vector<std::pair<SessionKey, std::string>> lost;
+      {
+        absl::MutexLock lock(&mu_);
+        for (const auto& [uid, held] : held_) lost.emplace_back(held.first, held.second.token);
+        held_.clear();
+      }
+      for (const auto& [key, token] : lost) options_.on_lost(key, token);
+      if (options_.on_replaced) options_.on_replaced();
+      const absl::Status adopted = store_.AdoptReplacedStore();
+      if (!adopted.ok()) {
+        absl::SleepFor(kWatch);
+        Note(WithDetails(adopted, {.reason = kStoreReplaced}));
+      }
+      continue;
+    }
+    next = absl::Now() + options_.ttl / 3;
+    Renew();
+  }
+}
+
+void LeaseKeeper::Renew() {
+  std::vector<HeldLease> all;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [uid, held] : held_) all.push_back({held.first, held.second.token});
+  }
+  if (all.empty()) return;
+  const int64_t asked = BootNanos();
+  const std::vector<absl::Status> renewed = store_.Renew(all, options_.ttl);
+  std::vector<HeldLease> lost;
+  {
+    absl::MutexLock lock(&mu_);
+    const int64_t now = BootNanos();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const auto found = held_.find(all[i].key.uid);
+      if (found == held_.end() || found->second.second.token != all[i].token) continue;  // given back meanwhile
+      if (renewed[i].ok()) {
+        found->second.second.until_ns = End(asked);
+        continue;
+      }
+      ++renew_failures_;
+      const bool taken = GetDetails(renewed[i]).reason == kLeaseLost;
+      if (!taken && now < found->second.second.until_ns) continue;  // another try is left
+      lost.push_back(all[i]);
+      held_.erase(found);
+    }
+  }
+  for (const absl::Status& status : renewed) Note(status);
+  for (const HeldLease& lease : lost) options_.on_lost(lease.key, lease.token);
+}
+
+void LeaseKeeper::WatchLoop() {
+  for (;;) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (stop_) return;
+    }
+    const auto wanted = store_.PendingHandovers(owner_, kWatch);
+    if (!wanted.ok()) {
+      Note(wanted.status());
+      absl::SleepFor(kPoll);
+      continue;
+    }
+    for (const SessionKey& key : *wanted) options_.on_wanted(key);
+  }
+}
+
+}  // namespace smt
