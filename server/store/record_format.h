@@ -28,6 +28,7 @@ enum class RecordType : char {
   kLog = 'L',       // token ids
   kRequest = 'R',   // request record
   kSnapshot = 'S',  // state
+  kName = 'N',      // uid of an id, in a shared store
 };
 
 inline constexpr size_t kEnvelopeBytes = 24;
