@@ -21,7 +21,9 @@ constexpr std::string_view kFormatName = "smt-session-store";
 constexpr int kFormatVersion = 1;
 constexpr int kOldestMajor = 6;
 constexpr std::chrono::milliseconds kRetryPause{50};
+constexpr int kMostScriptLoads = 3;
 constexpr int kCounterDays = 7;  // how long a writer's counter is kept after its last commit
+constexpr std::chrono::hours kCounterRenewal{1};
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 SteadyTime After(absl::Duration d) { return Now() + absl::ToChronoMilliseconds(d); }
@@ -60,6 +62,8 @@ bool MeansElsewhere(const RedisReply& reply) {
   return reply.is_error() && (reply.text.starts_with("READONLY") || reply.text.starts_with("LOADING") ||
                               reply.text.starts_with("MASTERDOWN") || reply.text.starts_with("UNBLOCKED"));
 }
+
+bool ForgotScript(const RedisReply& reply) { return reply.is_error() && reply.text.starts_with("NOSCRIPT"); }
 
 }  // namespace
 
@@ -106,7 +110,7 @@ RedisClient::RedisClient(RedisStoreOptions options, RedisAddress address, std::s
       tls_(std::move(tls)),
       keys_(options_.prefix),
       instance_(RandomHex(16)),
-      answered_at_(Now()),
+      renewed_at_(Now()),
       heard_at_(Now()) {
   for (size_t i = 0; i < kRedisScripts; ++i) digests_.push_back(Sha1Hex(RedisScriptText(static_cast<RedisScript>(i))));
   pools_[static_cast<size_t>(Lane::kShared)].limit = static_cast<size_t>(options_.connections);
@@ -159,53 +163,44 @@ absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCo
   if (commands.empty()) return replies;
   Borrowed borrowed(this, lane);
   const SteadyTime give_up = After(options_.recover_timeout);
-  int sent = 0;
-  absl::Status lost;
-  const auto unknown = [effect](std::string_view why) {
-    return absl::UnavailableError(
-        effect == Effect::kRead ? std::string(why) : StrCat(why, "; what was being written may or may not be written"));
-  };
+  int sent = effect == Effect::kFinish ? 1 : 0, loads = 0;
+  bool load = false;
   for (;;) {
     RETURN_IF_ERROR(Replaced());
+    absl::Status status;
     if (borrowed.connection() == nullptr) {
       auto connection = Connect();
-      absl::MutexLock lock(&mu_);
-      last_ = connection.status();
-      if (connection.ok()) {
-        borrowed.connection() = *std::move(connection);
-      } else if (sent == 0 || effect == Effect::kRead) {
-        return connection.status();  // nothing was written
+      status = connection.status();
+      if (connection.ok()) borrowed.connection() = *std::move(connection);
+      if (!status.ok() && (sent == 0 || effect == Effect::kRead)) {
+        Note(status);
+        return status;  // nothing was written
       }
     }
-    if (borrowed.connection() != nullptr) {
+    if (status.ok()) {
       const SteadyTime deadline = After(options_.command_timeout + wait);
-      lost = borrowed.connection()->Run(commands.subspan(replies.size()), deadline, &replies);
+      if (load) status = LoadScripts(*borrowed.connection(), deadline);
+      if (status.ok()) status = borrowed.connection()->Run(commands.subspan(replies.size()), deadline, &replies);
       ++sent;
-      absl::MutexLock lock(&mu_);
-      last_ = lost;
-      if (lost.ok()) {
-        heard_at_ = Now();
-        break;
-      }
-      borrowed.connection().reset();
+      if (!status.ok()) borrowed.connection().reset();
     }
-    if (effect == Effect::kRead ? sent == 2 : Now() >= give_up) return unknown(std::string(lost.message()));
-    if (effect == Effect::kWrite) std::this_thread::sleep_for(kRetryPause);
-  }
-  // A server that was restarted, or told to, has forgotten the scripts. Nothing was done then.
-  bool loaded = false;
-  for (size_t i = 0; i < replies.size(); ++i) {
-    if (!replies[i].is_error() || !replies[i].text.starts_with("NOSCRIPT")) continue;
-    const SteadyTime deadline = After(options_.command_timeout);
-    absl::Status status = loaded ? absl::OkStatus() : LoadScripts(*borrowed.connection(), deadline);
-    loaded = true;
-    std::vector<RedisReply> again;
-    if (status.ok()) status = borrowed.connection()->Run(commands.subspan(i, 1), deadline, &again);
-    if (!status.ok()) {
-      borrowed.connection().reset();
-      return unknown(std::string(status.message()));
+    Note(status);
+    if (status.ok()) {
+      // A server that was restarted, or told to, has forgotten the scripts. From there on everything is sent again: the
+      // last command says that those before it were carried out.
+      const auto forgotten = std::find_if(replies.begin(), replies.end(), &ForgotScript);
+      load = forgotten != replies.end();
+      if (!load || ++loads > kMostScriptLoads) break;
+      replies.erase(forgotten, replies.end());
+      continue;
     }
-    replies[i] = std::move(again[0]);
+    if (effect == Effect::kRead ? sent == 2 : Now() >= give_up) {
+      return effect == Effect::kRead
+                 ? absl::UnavailableError(std::string(status.message()))
+                 : absl::UnavailableError(
+                       StrCat(std::string(status.message()), "; what was being written may or may not be written"));
+    }
+    if (effect != Effect::kRead) std::this_thread::sleep_for(kRetryPause);
   }
   if (std::any_of(replies.begin(), replies.end(), &MeansElsewhere)) {
     borrowed.connection().reset();
@@ -310,12 +305,12 @@ absl::Status RedisClient::Greet(RedisConnection& connection, SteadyTime deadline
   }
   if (address_.database != 0) commands.push_back({"SELECT", std::to_string(address_.database)});
   const size_t greeting = commands.size();
-  int64_t answered = 0;
-  SteadyTime answered_at;
+  int64_t counted = 0;
+  bool lapsed = false;
   {
     absl::MutexLock lock(&mu_);
-    answered = answered_;
-    answered_at = answered_at_;
+    counted = counted_;
+    lapsed = Now() - renewed_at_ > std::chrono::hours(24 * (kCounterDays - 1));
     commands.push_back({"INFO"});
     commands.push_back({"GET", keys_.Format()});
     commands.push_back({"GET", keys_.Writer(instance_)});
@@ -338,8 +333,9 @@ absl::Status RedisClient::Greet(RedisConnection& connection, SteadyTime deadline
   }
   if (!known) return format.is_nil() ? MakeFormat(connection, deadline) : TakeFormat(format.text);
   RETURN_IF_ERROR(CheckFormat(format));
-  const bool lapsed = counter.is_nil() && Now() - answered_at > std::chrono::hours(24 * (kCounterDays - 1));
-  if (answered > 0 && !lapsed && ToInt(counter.text) < answered) return Rewound(connection, deadline);
+  if (counted > 0 && !(lapsed && counter.is_nil()) && ToInt(counter.text) < counted) {
+    return Rewound(connection, deadline);
+  }
   return absl::OkStatus();
 }
 
@@ -476,7 +472,7 @@ void RedisClient::Adopt() {
   format_.clear();
   incarnation_.clear();
   instance_ = RandomHex(16);
-  counted_ = answered_ = 0;
+  counted_ = 0;
 }
 
 std::string RedisClient::instance() const {
@@ -488,16 +484,28 @@ std::string RedisClient::incarnation() const {
   return incarnation_;
 }
 
-RedisCommand RedisClient::CountCommit(int64_t* number) {
+// INCR and not the number itself: one that is carried out late, from a connection given up, must not lower it.
+void RedisClient::AddCount(std::vector<RedisCommand>* commands) {
   absl::MutexLock lock(&mu_);
-  *number = ++counted_;
-  return {"SET", keys_.Writer(instance_), std::to_string(counted_), "EX", std::to_string(kCounterDays * 86400)};
+  const std::string key = keys_.Writer(instance_), seconds = std::to_string(kCounterDays * 86400);
+  if (counted_ == 0) commands->push_back({"SET", key, "0", "EX", seconds, "NX"});
+  if (counted_ == 0 || Now() - renewed_at_ > kCounterRenewal) {
+    commands->push_back({"EXPIRE", key, seconds});
+    renewed_at_ = Now();
+  }
+  commands->push_back({"INCR", key});
 }
 
-void RedisClient::CommitAnswered(int64_t number) {
+void RedisClient::Counted(const RedisReply& reply) {
+  if (reply.is_error()) return;  // without memory to spare it does not count, and nothing was written
   absl::MutexLock lock(&mu_);
-  answered_ = std::max(answered_, number);
-  answered_at_ = Now();
+  counted_ = std::max(counted_, reply.number);
+}
+
+void RedisClient::Note(const absl::Status& status) {
+  absl::MutexLock lock(&mu_);
+  last_ = status;
+  if (status.ok()) heard_at_ = Now();
 }
 
 std::string RedisClient::Description() const {

@@ -34,8 +34,8 @@ class RedisClient {
   // Which connections: of commits (one), of waiting for handovers (one), all others.
   enum class Lane { kShared, kCommit, kWaiting };
   // What happens when the connection is lost: a read is sent once more, a write until it is answered or
-  // `recover_timeout` is over.
-  enum class Effect { kRead, kWrite };
+  // `recover_timeout` is over. What finishes something begun is kept up even where it could not be sent at all.
+  enum class Effect { kRead, kWrite, kFinish };
 
   static absl::StatusOr<std::unique_ptr<RedisClient>> Open(RedisStoreOptions options);
   ~RedisClient();
@@ -55,9 +55,9 @@ class RedisClient {
 
   // The format record as a commit found it: not OK, from then on, if it is not the one known.
   absl::Status CheckFormat(const RedisReply& format);
-  // The last command of a commit, and what to call when it was answered.
-  RedisCommand CountCommit(int64_t* number);
-  void CommitAnswered(int64_t number);
+  // Adds a commit's last commands. The reply to the very last is for Counted.
+  void AddCount(std::vector<RedisCommand>* commands);
+  void Counted(const RedisReply& reply);
 
   absl::Status Replaced() const;  // UNAVAILABLE once the store is another one
   void Adopt();                   // whatever the store is now
@@ -98,7 +98,8 @@ class RedisClient {
   absl::StatusOr<std::string> Password() const;
   absl::Status LoadScripts(RedisConnection& connection, SteadyTime deadline) const;
   void DropIdle();
-  std::string At() const;  // "Redis at HOST:PORT"
+  void Note(const absl::Status& status);  // of an attempt to talk
+  std::string At() const;                 // "Redis at HOST:PORT"
 
   const RedisStoreOptions options_;
   const RedisAddress address_;
@@ -114,11 +115,10 @@ class RedisClient {
   std::string format_ ABSL_GUARDED_BY(mu_);  // the record; empty: take what is there
   std::string incarnation_ ABSL_GUARDED_BY(mu_);
   absl::Status replaced_ ABSL_GUARDED_BY(mu_);
-  int64_t counted_ ABSL_GUARDED_BY(mu_) = 0;   // commits sent
-  int64_t answered_ ABSL_GUARDED_BY(mu_) = 0;  // the last one answered
-  SteadyTime answered_at_ ABSL_GUARDED_BY(mu_);
-  std::string server_ ABSL_GUARDED_BY(mu_);  // version and persistence, in words
-  absl::Status last_ ABSL_GUARDED_BY(mu_);   // of the last attempt to talk
+  int64_t counted_ ABSL_GUARDED_BY(mu_) = 0;    // the counter as last answered
+  SteadyTime renewed_at_ ABSL_GUARDED_BY(mu_);  // when its key's expiry was put off
+  std::string server_ ABSL_GUARDED_BY(mu_);     // version and persistence, in words
+  absl::Status last_ ABSL_GUARDED_BY(mu_);      // of the last attempt to talk
   SteadyTime heard_at_ ABSL_GUARDED_BY(mu_);
 
   std::atomic<bool> durable_{false}, waitaof_{false};

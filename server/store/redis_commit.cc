@@ -97,7 +97,7 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
     s.command = commands.size();
     commands.push_back(CommitCommand(s.key, writes, s.writes));
   }
-  auto replies = Exchange(std::move(commands), last && !wave.names, sync && !wave.names);
+  auto replies = Exchange(std::move(commands), Effect::kWrite, last && !wave.names, sync && !wave.names);
   if (!replies.ok()) return fail(replies.status());
   for (Wave::Session& s : wave.sessions) TakeOutcomes(*replies, writes, out, &s);
 
@@ -115,7 +115,7 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
         commands.push_back(UnIndex(s.key));
       }
     }
-    replies = Exchange(std::move(commands), last, sync);
+    replies = Exchange(std::move(commands), Effect::kFinish, last, sync);
     if (!replies.ok()) return fail(replies.status());
     for (const Wave::Session& s : wave.sessions) {
       if (s.removed) Unname(s.key, (*replies)[s.command]);
@@ -181,16 +181,15 @@ void RedisStoreImpl::TakeOutcomes(const std::vector<RedisReply>& replies, std::s
   s->stale = !reply.elements[2].elements.empty();
 }
 
-absl::StatusOr<std::vector<RedisReply>> RedisStoreImpl::Exchange(std::vector<RedisCommand> commands, bool seal,
-                                                                 bool sync) {
+absl::StatusOr<std::vector<RedisReply>> RedisStoreImpl::Exchange(std::vector<RedisCommand> commands, Effect effect,
+                                                                 bool seal, bool sync) {
   commands.insert(commands.begin(), RedisCommand{"GET", keys_.Format()});
-  int64_t number = 0;
-  if (seal) commands.push_back(client_->CountCommit(&number));
+  if (seal) client_->AddCount(&commands);
   const bool waits = seal && sync && client_->has_waitaof();
   const absl::Duration patience = client_->options().command_timeout;
   if (waits) commands.push_back({"WAITAOF", "1", "0", std::to_string(absl::ToInt64Milliseconds(patience))});
   ASSIGN_OR_RETURN(std::vector<RedisReply> replies,
-                   client_->Run(commands, Effect::kWrite, Lane::kCommit, waits ? patience : absl::ZeroDuration()));
+                   client_->Run(commands, effect, Lane::kCommit, waits ? patience : absl::ZeroDuration()));
   RETURN_IF_ERROR(client_->CheckFormat(replies[0]));
   if (waits) {
     RETURN_IF_ERROR(client_->StatusOf(replies.back()));
@@ -200,7 +199,7 @@ absl::StatusOr<std::vector<RedisReply>> RedisStoreImpl::Exchange(std::vector<Red
     }
     replies.pop_back();
   }
-  if (seal && !replies.back().is_error()) client_->CommitAnswered(number);
+  if (seal) client_->Counted(replies.back());
   replies.erase(replies.begin());
   return replies;
 }
@@ -285,7 +284,7 @@ absl::Status RedisStoreImpl::FinishClaim(const SessionKey& key, const RedisReply
     if (status.ok() && !dead) status = absl::AlreadyExistsError(StrCat("session '", key.id, "' exists already"));
     if (!status.ok()) break;
     auto again = Exchange({client_->Script(RedisScript::kClaim, {keys_.Name(key.id)}, {keys_.SealName(key), present})},
-                          true, sync);
+                          Effect::kFinish, true, sync);
     status = again.ok() ? client_->StatusOf((*again)[0]) : again.status();
     if (status.ok()) present = (*again)[0].text;
   }

@@ -45,8 +45,9 @@ absl::StatusOr<StoredSession> RedisStoreImpl::Find(std::string_view id) {
   const auto missing = absl::NotFoundError(StrCat("session '", id, "' does not exist"));
   if (name.is_nil()) return missing;
   const auto uid = ParseName(id, name.text);
-  StoredSession out{{std::string(id), 0}, uid.status()};
+  StoredSession out{{std::string(id), uid.value_or(0)}, std::string()};
   if (!uid.ok()) {
+    out.header = uid.status();
     // It can still be removed: the index knows the uid.
     const std::string from = StrCat("[", id, std::string(1, '\0')), to = StrCat("(", id, std::string(1, '\x01'));
     ASSIGN_OR_RETURN(const RedisReply members,
@@ -56,7 +57,6 @@ absl::StatusOr<StoredSession> RedisStoreImpl::Find(std::string_view id) {
     }
     return out;
   }
-  out.key.uid = *uid;
   const std::vector<RedisCommand> read = {{"HGET", keys_.Meta(*uid), "id"}, {"GET", keys_.Header(out.key)}};
   ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(read, Effect::kRead));
   for (const RedisReply& reply : replies) RETURN_IF_ERROR(client_->StatusOf(reply));
@@ -106,7 +106,7 @@ absl::StatusOr<std::vector<StoredSession>> RedisStoreImpl::List(std::string_view
       const RedisReply &name = replies[3 * i], &id = replies[3 * i + 1], &header = replies[3 * i + 2];
       // Not claimed yet, or on its way out.
       if (name.is_nil() || id.text != keys[i].id) continue;
-      StoredSession session{keys[i], absl::OkStatus()};
+      StoredSession session{keys[i], std::string()};
       const auto uid = ParseName(keys[i].id, name.text);
       if (uid.ok() && *uid != keys[i].uid) continue;
       session.header = uid.ok()

@@ -46,7 +46,7 @@ absl::Status RedisStoreImpl::BeginReferences(const SessionWrite& w) {
       std::vector<RedisReply> replies,
       Exchange({MarkPending(w.key),
                 client_->Script(RedisScript::kBeginRefs, {keys_.Meta(uid), keys_.References(uid)}, std::move(words))},
-               false, false));
+               Effect::kWrite, false, false));
   for (const RedisReply& reply : replies) RETURN_IF_ERROR(client_->StatusOf(reply));
   if (replies[1].text != "OK") {
     deferred_.push_back(ClearPending(w.key));
@@ -66,7 +66,7 @@ absl::Status RedisStoreImpl::BeginReferences(const SessionWrite& w) {
         std::move(members)));
   }
   if (commands.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(replies, Exchange(std::move(commands), false, false));
+  ASSIGN_OR_RETURN(replies, Exchange(std::move(commands), Effect::kFinish, false, false));
   absl::Status status;
   size_t at = 0;
   for (const auto& [owner, references] : by_owner) {

@@ -91,8 +91,8 @@ class RedisStoreImpl final : public RedisStore {
   void TakeOutcomes(const std::vector<RedisReply>& replies, std::span<const SessionWrite> writes,
                     std::span<absl::Status> out, Wave::Session* session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
   // Sends commands after a look at the format record and, sealed, before the commit's counter; gives their replies.
-  absl::StatusOr<std::vector<RedisReply>> Exchange(std::vector<RedisCommand> commands, bool seal, bool sync)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
+  absl::StatusOr<std::vector<RedisReply>> Exchange(std::vector<RedisCommand> commands, Effect effect, bool seal,
+                                                   bool sync) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
   RedisCommand CommitCommand(const SessionKey& key, std::span<const SessionWrite> writes, const std::vector<size_t>& of)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
   void AppendWrite(const SessionWrite& write, Words* words) const;
