@@ -21,6 +21,7 @@ constexpr std::string_view kFormatName = "smt-session-store";
 constexpr int kFormatVersion = 1;
 constexpr int kOldestMajor = 6;
 constexpr std::chrono::milliseconds kRetryPause{50};
+constexpr absl::Duration kLookTimeout = absl::Seconds(1);
 constexpr int kMostScriptLoads = 3;
 constexpr int kCounterDays = 7;  // how long a writer's counter is kept after its last commit
 constexpr std::chrono::hours kCounterRenewal{1};
@@ -163,6 +164,9 @@ absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCo
   if (commands.empty()) return replies;
   Borrowed borrowed(this, lane);
   const SteadyTime give_up = After(options_.recover_timeout);
+  const bool reads = effect == Effect::kRead || effect == Effect::kLook;
+  const absl::Duration patience =
+      effect == Effect::kLook ? std::min(kLookTimeout, options_.command_timeout) : options_.command_timeout + wait;
   int sent = effect == Effect::kFinish ? 1 : 0, loads = 0;
   bool load = false;
   for (;;) {
@@ -172,13 +176,13 @@ absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCo
       auto connection = Connect();
       status = connection.status();
       if (connection.ok()) borrowed.connection() = *std::move(connection);
-      if (!status.ok() && (sent == 0 || effect == Effect::kRead)) {
+      if (!status.ok() && (sent == 0 || reads)) {
         Note(status);
         return status;  // nothing was written
       }
     }
     if (status.ok()) {
-      const SteadyTime deadline = After(options_.command_timeout + wait);
+      const SteadyTime deadline = After(patience);
       if (load) status = LoadScripts(*borrowed.connection(), deadline);
       if (status.ok()) status = borrowed.connection()->Run(commands.subspan(replies.size()), deadline, &replies);
       ++sent;
@@ -194,13 +198,12 @@ absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCo
       replies.erase(forgotten, replies.end());
       continue;
     }
-    if (effect == Effect::kRead ? sent == 2 : Now() >= give_up) {
-      return effect == Effect::kRead
-                 ? absl::UnavailableError(std::string(status.message()))
-                 : absl::UnavailableError(
-                       StrCat(std::string(status.message()), "; what was being written may or may not be written"));
+    if (reads ? sent >= (effect == Effect::kRead ? 2 : 1) : Now() >= give_up) {
+      return reads ? absl::UnavailableError(std::string(status.message()))
+                   : absl::UnavailableError(
+                         StrCat(std::string(status.message()), "; what was being written may or may not be written"));
     }
-    if (effect != Effect::kRead) std::this_thread::sleep_for(kRetryPause);
+    if (!reads) std::this_thread::sleep_for(kRetryPause);
   }
   if (std::any_of(replies.begin(), replies.end(), &MeansElsewhere)) {
     borrowed.connection().reset();
@@ -465,14 +468,17 @@ absl::Status RedisClient::Replaced() const {
   return replaced_;
 }
 
-void RedisClient::Adopt() {
+absl::Status RedisClient::Adopt() {
   DropIdle();
-  absl::MutexLock lock(&mu_);
-  replaced_ = absl::OkStatus();
-  format_.clear();
-  incarnation_.clear();
-  instance_ = RandomHex(16);
-  counted_ = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    replaced_ = absl::OkStatus();
+    format_.clear();
+    incarnation_.clear();
+    instance_ = RandomHex(16);
+    counted_ = 0;
+  }
+  return Connect().status();  // which takes the format record that is there, or makes one
 }
 
 std::string RedisClient::instance() const {
@@ -519,11 +525,11 @@ absl::Status RedisClient::Health() {
     absl::MutexLock lock(&mu_);
     if (last_.ok() && Now() - heard_at_ < std::chrono::seconds(1)) return absl::OkStatus();
   }
-  return Run(RedisCommand{"PING"}, Effect::kRead).status();
+  return Run(RedisCommand{"PING"}, Effect::kLook).status();
 }
 
 int64_t RedisClient::FreeBytes() {
-  const auto info = Run(RedisCommand{"INFO", "memory"}, Effect::kRead);
+  const auto info = Run(RedisCommand{"INFO", "memory"}, Effect::kLook);
   if (!info.ok()) return -1;
   const int64_t most = ToInt(InfoField(info->text, "maxmemory"));
   return most == 0 ? -1 : std::max<int64_t>(0, most - ToInt(InfoField(info->text, "used_memory")));

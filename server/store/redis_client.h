@@ -34,8 +34,9 @@ class RedisClient {
   // Which connections: of commits (one), of waiting for handovers (one), all others.
   enum class Lane { kShared, kCommit, kWaiting };
   // What happens when the connection is lost: a read is sent once more, a write until it is answered or
-  // `recover_timeout` is over. What finishes something begun is kept up even where it could not be sent at all.
-  enum class Effect { kRead, kWrite, kFinish };
+  // `recover_timeout` is over. What finishes something begun is kept up even where it could not be sent at all. A look
+  // at how Redis does is made once and has a second.
+  enum class Effect { kRead, kLook, kWrite, kFinish };
 
   static absl::StatusOr<std::unique_ptr<RedisClient>> Open(RedisStoreOptions options);
   ~RedisClient();
@@ -60,7 +61,7 @@ class RedisClient {
   void Counted(const RedisReply& reply);
 
   absl::Status Replaced() const;  // UNAVAILABLE once the store is another one
-  void Adopt();                   // whatever the store is now
+  absl::Status Adopt();           // whatever the store is now
   std::string instance() const;   // drawn at random: of this object, and anew with each Adopt
   std::string incarnation() const;
 

@@ -117,11 +117,12 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
     }
     replies = Exchange(std::move(commands), Effect::kFinish, last, sync);
     if (!replies.ok()) return fail(replies.status());
-    for (const Wave::Session& s : wave.sessions) {
+    for (Wave::Session& s : wave.sessions) {
       if (s.removed) Unname(s.key, (*replies)[s.command]);
       if (!s.created) continue;
       const absl::Status status = FinishClaim(s.key, (*replies)[s.command], sync);
       if (status.ok()) continue;
+      s.unfinished = !absl::IsAlreadyExists(status) && !absl::IsResourceExhausted(status);
       // Nothing was made, so what came after it found nothing.
       for (const size_t i : s.writes) {
         const bool itself = writes[i].kind == Kind::kCreate || !absl::IsAlreadyExists(status);
@@ -132,7 +133,7 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
 
   for (const Wave::Session& s : wave.sessions) {
     const bool released = !(s.stale || references) || ReleaseStale(s.key).ok();
-    if (released && (s.creates || s.removes || references)) deferred_.push_back(ClearPending(s.key));
+    if (released && !s.unfinished && (s.creates || s.removes || references)) deferred_.push_back(ClearPending(s.key));
     for (const int64_t branch : s.long_tails) JoinTail(s.key, branch);
   }
   return absl::OkStatus();
@@ -314,25 +315,26 @@ absl::Status RedisStoreImpl::Purge(const SessionKey& key) {
 // Appends of one id each leave a record for each: a run of them becomes one, so that a log takes little more than its
 // ids. Nothing depends on its success.
 void RedisStoreImpl::JoinTail(const SessionKey& key, int64_t branch) {
-  const absl::StatusOr<Tail> tail = ReadTail(key, branch, kTailSegments);
+  const absl::StatusOr<Tail> tail = ReadTail(key, branch, kTailSegments, kMaxSegmentIds * 4);
   if (!tail.ok()) return;
   size_t ids = 0, n = 0;
   for (; n < tail->segments.size() && ids + tail->segments[n].ids.size() <= kMaxSegmentIds; ++n) {
     if (n > 0 && tail->segments[n].end() != tail->segments[n - 1].start) break;
     ids += tail->segments[n].ids.size();
   }
-  if (n < 2) return;
   std::vector<int32_t> joined;
   Words words = {std::to_string(branch), ""};
-  for (size_t i = n; i-- > 0;) {
+  for (size_t i = n < 2 ? 0 : n; i-- > 0;) {
     const Segment& s = tail->segments[i];
     joined.insert(joined.end(), s.ids.begin(), s.ids.end());
     words.push_back(std::to_string(s.start));
     words.push_back(std::to_string(s.record_bytes));
   }
   const std::string_view bytes(reinterpret_cast<const char*>(joined.data()), joined.size() * 4);
-  words[1] = SealRecord(RecordType::kLog, kRedisRecordVersion,
-                        keys_.Segment(key.uid, branch, tail->segments[n - 1].start), bytes);
+  if (n >= 2) {
+    words[1] = SealRecord(RecordType::kLog, kRedisRecordVersion,
+                          keys_.Segment(key.uid, branch, tail->segments[n - 1].start), bytes);
+  }
   client_
       ->Run(client_->Script(RedisScript::kJoin, {keys_.Meta(key.uid), keys_.Ends(key.uid)}, std::move(words)),
             Effect::kWrite)

@@ -37,7 +37,8 @@ absl::StatusOr<LeaseState> RedisStoreImpl::Acquire(const SessionKey& key, std::s
   const std::vector<RedisCommand> commands = {
       {"GET", keys_.Format()},
       client_->Script(RedisScript::kAcquire, {keys_.Meta(key.uid), keys_.Lease(key.uid)},
-                      {client_->incarnation(), std::string(owner), Milliseconds(ttl)})};
+                      {client_->incarnation(), std::string(owner), Milliseconds(ttl), client_->instance(),
+                       std::to_string(++acquired_)})};
   ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(commands, Effect::kWrite));
   RETURN_IF_ERROR(client_->CheckFormat(replies[0]));
   RETURN_IF_ERROR(client_->StatusOf(replies[1]));
@@ -129,8 +130,7 @@ absl::Status RedisStoreImpl::PutSnapshotLeased(const SessionKey& key, std::strin
 absl::Status RedisStoreImpl::AdoptReplacedStore() {
   absl::MutexLock lock(&commit_mu_);
   deferred_.clear();
-  client_->Adopt();
-  return client_->Run(RedisCommand{"PING"}, Effect::kRead).status();
+  return client_->Adopt();
 }
 
 }  // namespace smt::store_internal

@@ -41,27 +41,35 @@ absl::StatusOr<uint64_t> RedisStoreImpl::ParseName(std::string_view id, std::str
 }
 
 absl::StatusOr<StoredSession> RedisStoreImpl::Find(std::string_view id) {
-  ASSIGN_OR_RETURN(const RedisReply name, client_->Run(RedisCommand{"GET", keys_.Name(id)}, Effect::kRead));
-  const auto missing = absl::NotFoundError(StrCat("session '", id, "' does not exist"));
-  if (name.is_nil()) return missing;
-  const auto uid = ParseName(id, name.text);
-  StoredSession out{{std::string(id), uid.value_or(0)}, std::string()};
-  if (!uid.ok()) {
-    out.header = uid.status();
-    // It can still be removed: the index knows the uid.
-    const std::string from = StrCat("[", id, std::string(1, '\0')), to = StrCat("(", id, std::string(1, '\x01'));
-    ASSIGN_OR_RETURN(const RedisReply members,
-                     client_->Run(RedisCommand{"ZRANGEBYLEX", keys_.IndexOf(id), from, to}, Effect::kRead));
-    for (const RedisReply& member : members.elements) {
-      if (const auto key = RedisKeys::ParseMember(member.text)) out.key = *key;
+  std::string before;
+  for (;;) {
+    ASSIGN_OR_RETURN(const RedisReply name, client_->Run(RedisCommand{"GET", keys_.Name(id)}, Effect::kRead));
+    if (name.is_nil() || name.text == before) {
+      return absl::NotFoundError(StrCat("session '", id, "' does not exist"));
     }
-    return out;
+    const auto uid = ParseName(id, name.text);
+    if (!uid.ok()) return FindDamaged(id, uid.status());
+    StoredSession out{{std::string(id), *uid}, std::string()};
+    const std::vector<RedisCommand> read = {{"HGET", keys_.Meta(*uid), "id"}, {"GET", keys_.Header(out.key)}};
+    ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(read, Effect::kRead));
+    for (const RedisReply& reply : replies) RETURN_IF_ERROR(client_->StatusOf(reply));
+    if (replies[0].text == id) {
+      out.header = Payload(RecordType::kSession, keys_.Header(out.key), replies[1].text, id, "its header");
+      return out;
+    }
+    before = name.text;  // gone; perhaps made anew in between
   }
-  const std::vector<RedisCommand> read = {{"HGET", keys_.Meta(*uid), "id"}, {"GET", keys_.Header(out.key)}};
-  ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(read, Effect::kRead));
-  for (const RedisReply& reply : replies) RETURN_IF_ERROR(client_->StatusOf(reply));
-  if (replies[0].text != id) return missing;
-  out.header = Payload(RecordType::kSession, keys_.Header(out.key), replies[1].text, id, "its header");
+}
+
+// It can still be removed: the index knows the uid.
+absl::StatusOr<StoredSession> RedisStoreImpl::FindDamaged(std::string_view id, const absl::Status& damage) {
+  StoredSession out{{std::string(id), 0}, damage};
+  const std::string from = StrCat("[", id, std::string(1, '\0')), to = StrCat("(", id, std::string(1, '\x01'));
+  ASSIGN_OR_RETURN(const RedisReply members,
+                   client_->Run(RedisCommand{"ZRANGEBYLEX", keys_.IndexOf(id), from, to}, Effect::kRead));
+  for (const RedisReply& member : members.elements) {
+    if (const auto key = RedisKeys::ParseMember(member.text)) out.key = *key;
+  }
   return out;
 }
 
@@ -145,12 +153,13 @@ absl::StatusOr<RedisStoreImpl::Segment> RedisStoreImpl::ToSegment(const SessionK
   return out;
 }
 
-absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ReadTail(const SessionKey& key, int64_t branch,
-                                                              int most_segments) {
-  ASSIGN_OR_RETURN(const RedisReply reply,
-                   client_->Run(client_->Script(RedisScript::kTail, {keys_.Meta(key.uid), keys_.Ends(key.uid)},
-                                                {std::to_string(branch), std::to_string(most_segments)}),
-                                Effect::kRead));
+absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ReadTail(const SessionKey& key, int64_t branch, int most_segments,
+                                                              size_t most_bytes) {
+  ASSIGN_OR_RETURN(
+      const RedisReply reply,
+      client_->Run(client_->Script(RedisScript::kTail, {keys_.Meta(key.uid), keys_.Ends(key.uid)},
+                                   {std::to_string(branch), std::to_string(most_segments), std::to_string(most_bytes)}),
+                   Effect::kRead));
   Tail out;
   if (reply.elements.empty() || reply.elements[0].is_nil()) return out;
   out.end = ToInt(reply.elements[0].text);
@@ -166,7 +175,7 @@ absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ReadTail(const SessionKey& 
 }
 
 absl::StatusOr<int64_t> RedisStoreImpl::LogEnd(const SessionKey& key, int64_t branch) {
-  ASSIGN_OR_RETURN(const Tail tail, ReadTail(key, branch, 1));
+  ASSIGN_OR_RETURN(const Tail tail, ReadTail(key, branch, 1, 0));
   return tail.end.value_or(0);
 }
 

@@ -134,7 +134,8 @@ for w = 1, writes do
     end
     if segments > 0 then
       redis.call('HSET', e, branch, stop)
-      if redis.call('HINCRBY', e, 't' .. branch, segments) >= 64 then long_tails[#long_tails + 1] = branch end
+      local short = (tonumber(stop) - tonumber(position)) % 4096 == 0 and 0 or 1
+      if redis.call('HINCRBY', e, 't' .. branch, short) >= 64 then long_tails[#long_tails + 1] = branch end
     end
     for i = 1, requests do
       redis.call('HSET', q, ARGV[requests_at + 2 * i - 1], ARGV[requests_at + 2 * i])
@@ -206,12 +207,15 @@ end
 return 'OK'
 )lua";
 
-// KEYS m e; ARGV branch, most segments. The end or nil, then start and bytes of each, last first.
+// KEYS m e; ARGV branch, most segments, most bytes. The end or nil, then start and bytes of each, last first.
 constexpr char kTail[] = R"lua(
-local out = {redis.call('HGET', KEYS[2], ARGV[1])}
+local out, bytes = {redis.call('HGET', KEYS[2], ARGV[1])}, 0
 for _, start in ipairs(redis.call('ZREVRANGE', base .. 'i:' .. ARGV[1], 0, tonumber(ARGV[2]) - 1)) do
+  local record = redis.call('GET', base .. 'l:' .. ARGV[1] .. ':' .. start)
+  bytes = bytes + #(record or '') - 24
+  if #out > 1 and bytes > tonumber(ARGV[3]) then break end
   out[#out + 1] = start
-  out[#out + 1] = redis.call('GET', base .. 'l:' .. ARGV[1] .. ':' .. start)
+  out[#out + 1] = record
 end
 return out
 )lua";
@@ -229,8 +233,12 @@ return out
 )lua";
 
 // KEYS m e; ARGV branch, bytes of the joined segment, then start and length of each that it replaces, in order. Does
-// nothing unless they are as they were read.
+// nothing unless they are as they were read. Without any, there is nothing to join for a while.
 constexpr char kJoin[] = R"lua(
+if #ARGV == 2 then
+  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HSET', KEYS[2], 't' .. ARGV[1], 0) end
+  return 0
+end
 local index, log = base .. 'i:' .. ARGV[1], base .. 'l:' .. ARGV[1] .. ':'
 for i = 3, #ARGV, 2 do
   if redis.call('STRLEN', log .. ARGV[i]) ~= tonumber(ARGV[i + 1]) then return 0 end
@@ -290,13 +298,17 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 return redis.call('HDEL', KEYS[1], ARGV[1])
 )lua";
 
-// KEYS m o; ARGV incarnation, owner, milliseconds. Whether it was acquired, the token, milliseconds left.
+// KEYS m o; ARGV incarnation, owner, milliseconds, instance, number. Whether it was acquired, the token, milliseconds
+// left. The number, as in kCommit: one that is carried out twice must not end the token it gave the first time.
 constexpr char kAcquire[] = R"lua(
 local present = redis.call('GET', KEYS[2])
-if present and string.match(present, '^%x+:%d+:(.*)$') ~= ARGV[2] then
-  return {0, present, redis.call('PTTL', KEYS[2])}
-end
+local own = present and string.match(present, '^%x+:%d+:(.*)$') == ARGV[2]
+local last = redis.call('HMGET', KEYS[1], 'ai', 'an')
+local again = last[1] == ARGV[4] and tonumber(last[2]) >= tonumber(ARGV[5])
+if again and own and last[2] == ARGV[5] then return {1, present, redis.call('PTTL', KEYS[2])} end
+if again or (present and not own) then return {0, present or '', present and redis.call('PTTL', KEYS[2]) or 0} end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HSET', KEYS[1], 'ai', ARGV[4], 'an', ARGV[5])
 if redis.call('HEXISTS', KEYS[1], 'id') == 0 then redis.call('EXPIRE', KEYS[1], 3600) end
 local token = ARGV[1] .. ':' .. epoch .. ':' .. ARGV[2]
 redis.call('SET', KEYS[2], token, 'PX', ARGV[3])

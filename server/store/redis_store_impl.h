@@ -76,6 +76,7 @@ class RedisStoreImpl final : public RedisStore {
       bool creates = false, removes = false;  // what is asked for
       bool created = false, removed = false;  // what its script did
       bool stale = false;                     // references are to be let go of
+      bool unfinished = false;                // left to the sweep
       std::vector<int64_t> long_tails;        // branches
       size_t command = 0;                     // the one whose reply tells
     };
@@ -128,7 +129,9 @@ class RedisStoreImpl final : public RedisStore {
     std::optional<int64_t> end;
     std::vector<Segment> segments;  // last first
   };
-  absl::StatusOr<Tail> ReadTail(const SessionKey& key, int64_t branch, int most_segments);
+  // At least the last segment, and others before it up to so many of so many bytes together.
+  absl::StatusOr<Tail> ReadTail(const SessionKey& key, int64_t branch, int most_segments, size_t most_bytes);
+  absl::StatusOr<StoredSession> FindDamaged(std::string_view id, const absl::Status& damage);
   absl::StatusOr<uint64_t> ParseName(std::string_view id, std::string_view record) const;
   // Ids and uids of the indexes from `after` on, which itself belongs to it with `inclusive`.
   absl::StatusOr<std::vector<SessionKey>> ReadIndex(std::string_view after, bool inclusive, size_t limit);
@@ -143,6 +146,8 @@ class RedisStoreImpl final : public RedisStore {
   absl::Mutex commit_mu_;  // orders commits, so that their numbers go up
   int64_t sequence_ ABSL_GUARDED_BY(commit_mu_) = 0;
   std::vector<RedisCommand> deferred_ ABSL_GUARDED_BY(commit_mu_);  // sent along with the next commit
+
+  std::atomic<int64_t> acquired_{0};  // leases asked for
 
   absl::Mutex sweep_mu_;
   bool stop_ ABSL_GUARDED_BY(sweep_mu_) = false;

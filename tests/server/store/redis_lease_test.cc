@@ -142,6 +142,18 @@ TEST_F(RedisLeaseTest, TokensAreComparedForEqualityNotOrder) {
   EXPECT_OK(Commit(*a_, Write(0, {1}, token)));
 }
 
+TEST_F(RedisLeaseTest, ALeaseTakenWithoutAnAnswerIsTheOneThatHolds) {
+  auto options = server_->Options();
+  options.command_timeout = options.connect_timeout = absl::Milliseconds(100);
+  auto store = *OpenRedisStore(options);
+  std::thread sleep([&] { server_->Do({"DEBUG", "SLEEP", "0.5"}); });
+  Sleep(absl::Milliseconds(50));
+  const std::string token = Take(*store, "a");  // sent several times: the others are carried out before or after
+  sleep.join();
+  EXPECT_OK(Commit(*store, Write(0, {1}, token)));
+  EXPECT_OK(store->Renew(std::vector<HeldLease>{{key_, token}}, absl::Minutes(1))[0]);
+}
+
 TEST_F(RedisLeaseTest, RenewalKeepsManyAndTellsWhichAreLost) {
   std::vector<HeldLease> held;
   for (uint64_t uid = 100; uid < 200; ++uid) {

@@ -3,9 +3,6 @@
 #include "server/store/redis_store.h"
 
 #include <gmock/gmock.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -435,6 +432,24 @@ TEST_F(RedisStoreTest, ManyShortAppendsTakeFewKeysAndReadBackInAnyRange) {
   EXPECT_THAT(store->ReadLog({"a", 1}, 0, 1, 2), StatusIs(StatusCode::kDataLoss, HasSubstr("session 'a'")));
 }
 
+TEST_F(RedisStoreTest, LongSegmentsAreLeftAsTheyAre) {
+  Serve();
+  auto store = Open();
+  ASSERT_OK(Commit(*store, Create("a", 1)));
+  constexpr int32_t kLong = 4096 * 70;
+  ASSERT_OK(Commit(*store, Append("a", 1, 0, std::vector<int32_t>(kLong, 7))));
+  EXPECT_EQ(server_->Do({"HGET", keys_.Ends(1), "t0"}).text, "0");
+  for (int32_t i = 0; i < 64; ++i) ASSERT_OK(Commit(*store, Append("a", 1, kLong + i, {i}), false));
+  EXPECT_EQ(server_->Keys(keys_.Of(1, "l:*")).size(), 71u);
+  EXPECT_EQ(server_->Do({"STRLEN", keys_.Segment(1, 0, kLong)}).number, 24 + 64 * 4);
+  // A short one after a long one has none to join with: it is not tried at each append.
+  ASSERT_OK(Commit(*store, Append("a", 1, kLong + 64, std::vector<int32_t>(4096, 8))));
+  server_->Do({"HSET", keys_.Ends(1), "t0", "63"});
+  ASSERT_OK(Commit(*store, Append("a", 1, kLong + 64 + 4096, {1})));
+  EXPECT_EQ(server_->Do({"HGET", keys_.Ends(1), "t0"}).text, "0");
+  EXPECT_EQ(store->ReadLog({"a", 1}, 0, 1, kLong + 64 + 4097)->size(), static_cast<size_t>(kLong + 64 + 4097));
+}
+
 TEST_F(RedisStoreTest, OfTwoServersThatMakeTheSameIdOneDoes) {
   Serve();
   auto one = Open(), two = Open();
@@ -597,7 +612,7 @@ TEST_F(RedisSweepTest, ReferencesThatWereNeverCommittedAreForgottenAndOthersStay
 TEST_F(RedisStoreTest, TlsIsVerifiedBothWays) {
   if (FindProgram("openssl").empty()) GTEST_SKIP() << "openssl is not installed";
   TempDir dir;
-  const std::string d = dir.path();
+  const std::string& d = dir.path();
   const std::string make =
       "cd " + d +
       " && exec >log 2>&1 && "
@@ -609,16 +624,7 @@ TEST_F(RedisStoreTest, TlsIsVerifiedBothWays) {
       "printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' >ext && "
       "openssl x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out s.pem";
   ASSERT_EQ(std::system(make.c_str()), 0);
-  // A free port: taken and let go of.
-  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  ::close(fd);
-  const std::string port = std::to_string(ntohs(address.sin_port));
+  const std::string port = std::to_string(FreePort());
   Serve({"--tls-port", port, "--tls-cert-file", d + "/s.pem", "--tls-key-file", d + "/s.key", "--tls-ca-cert-file",
          d + "/ca.pem", "--tls-auth-clients", "yes"});
   auto options = server_->Options();
@@ -642,6 +648,48 @@ TEST_F(RedisStoreTest, TlsIsVerifiedBothWays) {
   EXPECT_THAT(OpenRedisStore(options), StatusIs(StatusCode::kUnavailable, HasSubstr("not trusted")));
   options.tls_ca = d + "/none.pem";
   EXPECT_THAT(OpenRedisStore(options), StatusIs(StatusCode::kInvalidArgument, HasSubstr("none.pem")));
+}
+
+TEST_F(RedisStoreTest, SentinelsSayWhereTheMasterIs) {
+  const int port = FreePort(), first = FreePort(), silent = FreePort();
+  Serve({"--port", std::to_string(first)});
+  const auto sentinel = RedisServer::StartSentinel(port, first);
+  RedisStoreOptions options;
+  options.address = "redis://127.0.0.1:" + std::to_string(silent) + ",127.0.0.1:" + std::to_string(port);
+  options.sentinel_master = "sessions";
+  auto store = Open(options);
+  ASSERT_OK(Commit(*store, Create("a", 1)));
+  EXPECT_FALSE(store->durable_sync());
+  options.sentinel_master = "others";
+  EXPECT_THAT(OpenRedisStore(options), StatusIs(StatusCode::kUnavailable, HasSubstr("'others'")));
+  // Another master, which never had what the first one acknowledged.
+  const int second = FreePort();
+  const auto other = RedisServer::Start({"--port", std::to_string(second)});
+  sentinel->Do({"SENTINEL", "REMOVE", "sessions"});
+  sentinel->Do({"SENTINEL", "MONITOR", "sessions", "127.0.0.1", std::to_string(second), "1"});
+  server_->Kill();
+  EXPECT_THAT(Commit(*store, Append("a", 1, 0, {7})), IsReplaced());
+}
+
+TEST_F(RedisStoreTest, AFailoverToAReplicaThatHasEverythingGoesOn) {
+  const int port = FreePort(), second = FreePort();
+  Serve({"--port", std::to_string(port)});
+  auto store = Open();
+  ASSERT_OK(Commit(*store, Create("a", 1, {5})));
+  const auto replica = RedisServer::Start({"--port", std::to_string(second)});
+  replica->Do({"REPLICAOF", "127.0.0.1", std::to_string(port)});
+  const std::string counter = server_->Keys("smt:writer:*").at(0);
+  for (int i = 0; i < 2000 && replica->Do({"GET", counter}).is_nil(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  ASSERT_OK(Commit(*store, Append("a", 1, 1, {6})));
+  EXPECT_EQ(server_->Do({"WAIT", "1", "10000"}).number, 1);
+  server_->Kill();
+  replica->Do({"REPLICAOF", "NO", "ONE"});
+  fs::remove(server_->socket());
+  fs::create_symlink(replica->socket(), server_->socket());
+  ASSERT_OK(Commit(*store, Append("a", 1, 2, {7})));
+  EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(5, 6, 7));
 }
 
 TEST(RedisStoreOptionsTest, EveryViolationIsNamed) {

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
@@ -29,8 +32,8 @@ std::string FindProgram(const std::string& name) {
   const char* path = std::getenv("PATH");
   std::stringstream folders((path == nullptr ? std::string() : std::string(path)) + ":/usr/sbin:/usr/bin");
   for (std::string folder; std::getline(folders, folder, ':');) {
-    const std::string file = folder + "/" + name;
-    if (::access(file.c_str(), X_OK) == 0) return file;
+    folder.append("/").append(name);
+    if (::access(folder.c_str(), X_OK) == 0) return folder;
   }
   return "";
 }
@@ -45,7 +48,30 @@ std::unique_ptr<RedisServer> RedisServer::Start(std::vector<std::string> argumen
   return out;
 }
 
+std::unique_ptr<RedisServer> RedisServer::StartSentinel(int port, int master_port) {
+  if (!HasRedisServer()) return nullptr;
+  auto out = std::unique_ptr<RedisServer>(new RedisServer);
+  out->sentinel_ = true;
+  std::ofstream(out->dir() + "/sentinel.conf")
+      << "port " << port << "\nunixsocket " << out->socket() << "\nlogfile " << out->dir()
+      << "/log\nsentinel monitor sessions 127.0.0.1 " << master_port << " 1\n";
+  out->Restart();
+  return out;
+}
+
 RedisServer::~RedisServer() { Kill(); }
+
+int FreePort() {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  EXPECT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ::close(fd);
+  return ntohs(address.sin_port);
+}
 
 RedisStoreOptions RedisServer::Options() const {
   RedisStoreOptions options;
@@ -68,6 +94,7 @@ void RedisServer::Restart() {
                                     dir() + "/log",
                                     "--enable-debug-command",
                                     "yes"};
+  if (sentinel_) words = {words[0], dir() + "/sentinel.conf", "--sentinel"};
   words.insert(words.end(), arguments_.begin(), arguments_.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

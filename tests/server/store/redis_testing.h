@@ -19,6 +19,8 @@ class RedisServer {
  public:
   // Null where redis-server is not installed. `arguments` are settings: {"--appendonly", "yes"}.
   static std::unique_ptr<RedisServer> Start(std::vector<std::string> arguments = {});
+  // A Sentinel at 127.0.0.1:`port` that watches the master "sessions" at 127.0.0.1:`master_port`.
+  static std::unique_ptr<RedisServer> StartSentinel(int port, int master_port);
   ~RedisServer();
 
   const std::string& dir() const { return dir_.path(); }
@@ -40,12 +42,15 @@ class RedisServer {
   bool Answers() const;
 
   TempDir dir_;
+  bool sentinel_ = false;
   std::vector<std::string> arguments_;
   pid_t pid_ = -1;
 };
 
 // Whether redis-server is installed.
 bool HasRedisServer();
+// A port of 127.0.0.1 that nobody uses now.
+int FreePort();
 // Path of an executable of PATH; empty when there is none.
 std::string FindProgram(const std::string& name);
 
