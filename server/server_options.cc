@@ -56,7 +56,17 @@ std::vector<std::string> ServerOptions::Validate() const {
     }
   };
   if (model_dir.empty()) errors.push_back(FlagError("model_dir", "", "is required: a folder with config.json"));
-  if (store_dir.empty()) errors.push_back(FlagError("store_dir", "", "is required: a folder for the sessions"));
+  if (store_dir.empty() && redis.address.empty()) {
+    errors.push_back(FlagError("store_dir", "", "is required: a folder for the sessions; or --store_url, a Redis"));
+  }
+  if (!redis.address.empty()) {
+    if (!store_dir.empty()) {
+      errors.push_back(
+          FlagError("store_dir", store_dir, "must be empty where --store_url says where the sessions are"));
+    }
+    // The address may hold a password: it is not repeated.
+    for (const std::string& error : redis.Validate()) errors.push_back(StrCat("--store_url and its flags: ", error));
+  }
   if (!IsAddress(listen_address)) errors.push_back(FlagError("listen_address", listen_address, "must be HOST:PORT"));
   if (!metrics_address.empty() && !IsAddress(metrics_address)) {
     errors.push_back(FlagError("metrics_address", metrics_address, "must be HOST:PORT, or empty for none"));

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "model/config.h"
 #include "server/service/request_limits.h"
+#include "server/store/redis_store.h"
 
 namespace smt {
 
@@ -18,7 +19,8 @@ inline constexpr int32_t kMostSlotsUnasked = 1024;
 
 struct ServerOptions {
   std::string model_dir;
-  std::string store_dir;
+  std::string store_dir;    // sessions in RocksDB, or
+  RedisStoreOptions redis;  // in a Redis, where its address is not empty
   std::string listen_address = "127.0.0.1:50051";
   std::string metrics_address = "127.0.0.1:9090";  // empty: none
   std::string address_file;                        // empty: none

@@ -29,6 +29,7 @@ enum class RecordType : char {
   kRequest = 'R',    // request record
   kSnapshot = 'S',   // state
   kReference = 'F',  // what a session reads of others
+  kName = 'N',       // uid of an id, in a shared store
 };
 
 inline constexpr size_t kEnvelopeBytes = 24;

@@ -75,6 +75,9 @@ struct SessionWrite {
   int64_t log_begin = 0;                                      // where the branch's log begins: an empty one ends there
   std::vector<int32_t> ids;                                   // appended there
   std::vector<std::pair<std::string, std::string>> requests;  // request id, record
+  // In a shared store, the token under which its holder writes (lease_store.h): UNAVAILABLE with reason LEASE_LOST, and
+  // nothing written, when it is not the present one. Empty: not looked at, as in an embedded store.
+  std::string lease;
   // Replaces what the session refers to. NOT_FOUND naming the one that is not there (any more).
   std::optional<std::vector<StoreReference>> references;
 };

@@ -9,6 +9,7 @@
 
 #include "server/store/rocksdb_store.h"
 #include "tests/server/store/memory_store.h"
+#include "tests/server/store/redis_testing.h"
 #include "tests/server/store/rocksdb_testing.h"
 #include "tests/server/store/status_testing.h"
 
@@ -29,6 +30,15 @@ std::unique_ptr<SessionStore> MakeRocksDb(const std::string& dir) {
   RocksDbStoreOptions options;
   options.dir = dir;
   return *OpenRocksDbStore(options);
+}
+// A store of its own in the test program's server. Null where there is no redis-server.
+std::unique_ptr<SessionStore> MakeRedis(const std::string&) {
+  static const std::unique_ptr<RedisServer> server = RedisServer::Start();
+  if (server == nullptr) return nullptr;
+  static int stores = 0;
+  RedisStoreOptions options = server->Options();
+  options.prefix = "store" + std::to_string(stores++) + ":";
+  return *OpenRedisStore(options);
 }
 
 SessionWrite Create(std::string id, uint64_t uid, std::string header = "h") {
@@ -60,7 +70,10 @@ std::vector<int32_t> Iota(int n, int32_t first = 0) {
 
 class SessionStoreTest : public testing::TestWithParam<StoreFactory> {
  protected:
-  void SetUp() override { store_ = GetParam().make(dir_.path()); }
+  void SetUp() override {
+    store_ = GetParam().make(dir_.path());
+    if (store_ == nullptr) GTEST_SKIP() << "redis-server is not installed: run scripts/setup";
+  }
   absl::Status Commit(SessionWrite w, bool sync = false) { return store_->Commit({&w, 1}, sync)[0]; }
   TempDir dir_;
   std::unique_ptr<SessionStore> store_;
@@ -332,7 +345,8 @@ TEST_P(SessionStoreTest, OfManyWritersAtOnePositionOneWins) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllStores, SessionStoreTest,
-                         testing::Values(StoreFactory{"Memory", &MakeMemory}, StoreFactory{"RocksDb", &MakeRocksDb}),
+                         testing::Values(StoreFactory{"Memory", &MakeMemory}, StoreFactory{"RocksDb", &MakeRocksDb},
+                                         StoreFactory{"Redis", &MakeRedis}),
                          [](const auto& p) { return p.param.name; });
 
 }  // namespace

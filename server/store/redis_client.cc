@@ -1,0 +1,538 @@
+#include "server/store/redis_client.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "model/base/status_macros.h"
+#include "model/base/strings.h"
+#include "server/base/log.h"
+#include "server/base/status_details.h"
+
+namespace smt::store_internal {
+namespace {
+
+constexpr std::string_view kFormatName = "smt-session-store";
+constexpr int kFormatVersion = 1;
+constexpr int kOldestMajor = 6;
+constexpr std::chrono::milliseconds kRetryPause{50};
+constexpr absl::Duration kLookTimeout = absl::Seconds(1);
+constexpr int kMostScriptLoads = 3;
+constexpr int kCounterDays = 7;  // how long a writer's counter is kept after its last commit
+constexpr std::chrono::hours kCounterRenewal{1};
+
+SteadyTime Now() { return std::chrono::steady_clock::now(); }
+SteadyTime After(absl::Duration d) { return Now() + absl::ToChronoMilliseconds(d); }
+
+std::string RandomHex(size_t digits) {
+  std::random_device device;
+  std::string out;
+  while (out.size() < digits) out += UidText(uint64_t{device()} << 32 | device());
+  out.resize(digits);
+  return out;
+}
+
+std::string Sha1Hex(std::string_view text) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha1(), nullptr);
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string out;
+  for (unsigned i = 0; i < size; ++i) {
+    out.push_back(kDigits[digest[i] >> 4]);
+    out.push_back(kDigits[digest[i] & 15]);
+  }
+  return out;
+}
+
+int64_t ToInt(std::string_view text) {
+  int64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+bool Has(std::string_view text, std::string_view what) { return text.find(what) != std::string_view::npos; }
+
+// That whoever answers is not, or not now, the master: the next connection may find it.
+bool MeansElsewhere(const RedisReply& reply) {
+  return reply.is_error() && (reply.text.starts_with("READONLY") || reply.text.starts_with("LOADING") ||
+                              reply.text.starts_with("MASTERDOWN") || reply.text.starts_with("UNBLOCKED"));
+}
+
+bool ForgotScript(const RedisReply& reply) { return reply.is_error() && reply.text.starts_with("NOSCRIPT"); }
+
+}  // namespace
+
+std::string_view InfoField(std::string_view info, std::string_view name) {
+  for (size_t at = info.find(name); at != std::string_view::npos; at = info.find(name, at + 1)) {
+    const size_t colon = at + name.size();
+    if ((at != 0 && info[at - 1] != '\n') || colon >= info.size() || info[colon] != ':') continue;
+    return info.substr(colon + 1, info.find_first_of("\r\n", colon) - colon - 1);
+  }
+  return {};
+}
+
+class RedisClient::Borrowed {
+ public:
+  Borrowed(RedisClient* client, Lane lane) : client_(client), pool_(&client->pools_[static_cast<size_t>(lane)]) {
+    absl::MutexLock lock(&client_->pool_mu_);
+    client_->pool_mu_.Await(absl::Condition(pool_, &Pool::HasRoom));
+    ++pool_->in_use;
+    while (connection_ == nullptr && !pool_->idle.empty()) {
+      connection_ = std::move(pool_->idle.back());
+      pool_->idle.pop_back();
+      if (connection_->Stale()) connection_.reset();
+    }
+  }
+  ~Borrowed() {
+    absl::MutexLock lock(&client_->pool_mu_);
+    --pool_->in_use;
+    if (connection_ != nullptr) pool_->idle.push_back(std::move(connection_));
+  }
+  Borrowed(const Borrowed&) = delete;
+  Borrowed& operator=(const Borrowed&) = delete;
+
+  Connection& connection() { return connection_; }
+
+ private:
+  RedisClient* const client_;
+  Pool* const pool_;
+  Connection connection_;
+};
+
+RedisClient::RedisClient(RedisStoreOptions options, RedisAddress address, std::shared_ptr<SSL_CTX> tls)
+    : options_(std::move(options)),
+      address_(std::move(address)),
+      tls_(std::move(tls)),
+      keys_(options_.prefix),
+      instance_(RandomHex(16)),
+      renewed_at_(Now()),
+      heard_at_(Now()) {
+  for (size_t i = 0; i < kRedisScripts; ++i) digests_.push_back(Sha1Hex(RedisScriptText(static_cast<RedisScript>(i))));
+  pools_[static_cast<size_t>(Lane::kShared)].limit = static_cast<size_t>(options_.connections);
+}
+
+RedisClient::~RedisClient() = default;
+
+absl::StatusOr<std::unique_ptr<RedisClient>> RedisClient::Open(RedisStoreOptions options) {
+  if (const auto errors = options.Validate(); !errors.empty()) {
+    return absl::InvalidArgumentError(StrCat("Redis store: ", StrJoin(errors, "; ")));
+  }
+  ASSIGN_OR_RETURN(RedisAddress address, ParseRedisAddress(options.address));
+  std::shared_ptr<SSL_CTX> tls;
+  if (address.tls || !options.tls_ca.empty() || !options.tls_cert.empty()) {
+    ASSIGN_OR_RETURN(tls, NewRedisTlsContext({options.tls_ca, options.tls_cert, options.tls_key}));
+  }
+  const SteadyTime deadline = After(options.wait_at_start);
+  auto client = std::unique_ptr<RedisClient>(new RedisClient(std::move(options), std::move(address), std::move(tls)));
+  for (bool told = false;; told = true) {
+    Borrowed borrowed(client.get(), Lane::kCommit);
+    auto connection = client->Connect();
+    if (connection.ok()) {
+      borrowed.connection() = *std::move(connection);
+      return client;
+    }
+    if (!absl::IsUnavailable(connection.status()) || Now() >= deadline) return connection.status();
+    if (!told) LogWarning("waiting for Redis", {{"reason", connection.status()}});
+    std::this_thread::sleep_for(10 * kRetryPause);
+  }
+}
+
+RedisCommand RedisClient::Script(RedisScript script, const Words& keys, Words arguments) const {
+  RedisCommand out = {"EVALSHA", digests_[static_cast<size_t>(script)], std::to_string(keys.size())};
+  out.reserve(3 + keys.size() + arguments.size());
+  out.insert(out.end(), keys.begin(), keys.end());
+  for (std::string& argument : arguments) out.push_back(std::move(argument));
+  return out;
+}
+
+absl::StatusOr<RedisReply> RedisClient::Run(RedisCommand command, Effect effect, Lane lane, absl::Duration wait) {
+  ASSIGN_OR_RETURN(std::vector<RedisReply> replies,
+                   Run(std::span<const RedisCommand>(&command, 1), effect, lane, wait));
+  RETURN_IF_ERROR(StatusOf(replies[0]));
+  return std::move(replies[0]);
+}
+
+absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCommand> commands, Effect effect,
+                                                         Lane lane, absl::Duration wait) {
+  std::vector<RedisReply> replies;
+  if (commands.empty()) return replies;
+  Borrowed borrowed(this, lane);
+  const SteadyTime give_up = After(options_.recover_timeout);
+  const bool reads = effect == Effect::kRead || effect == Effect::kLook;
+  const absl::Duration patience =
+      effect == Effect::kLook ? std::min(kLookTimeout, options_.command_timeout) : options_.command_timeout + wait;
+  int sent = effect == Effect::kFinish ? 1 : 0, loads = 0;
+  bool load = false;
+  for (;;) {
+    RETURN_IF_ERROR(Replaced());
+    absl::Status status;
+    if (borrowed.connection() == nullptr) {
+      auto connection = Connect();
+      status = connection.status();
+      if (connection.ok()) borrowed.connection() = *std::move(connection);
+      if (!status.ok() && (sent == 0 || reads)) {
+        Note(status);
+        return status;  // nothing was written
+      }
+    }
+    if (status.ok()) {
+      const SteadyTime deadline = After(patience);
+      if (load) status = LoadScripts(*borrowed.connection(), deadline);
+      if (status.ok()) status = borrowed.connection()->Run(commands.subspan(replies.size()), deadline, &replies);
+      ++sent;
+      if (!status.ok()) borrowed.connection().reset();
+    }
+    Note(status);
+    if (status.ok()) {
+      // A server that was restarted, or told to, has forgotten the scripts. From there on everything is sent again: the
+      // last command says that those before it were carried out.
+      const auto forgotten = std::find_if(replies.begin(), replies.end(), &ForgotScript);
+      load = forgotten != replies.end();
+      if (!load || ++loads > kMostScriptLoads) break;
+      replies.erase(forgotten, replies.end());
+      continue;
+    }
+    if (reads ? sent >= (effect == Effect::kRead ? 2 : 1) : Now() >= give_up) {
+      return reads ? absl::UnavailableError(std::string(status.message()))
+                   : absl::UnavailableError(
+                         StrCat(std::string(status.message()), "; what was being written may or may not be written"));
+    }
+    if (!reads) std::this_thread::sleep_for(kRetryPause);
+  }
+  if (std::any_of(replies.begin(), replies.end(), &MeansElsewhere)) {
+    borrowed.connection().reset();
+    DropIdle();
+  }
+  return replies;
+}
+
+absl::Status RedisClient::LoadScripts(RedisConnection& connection, SteadyTime deadline) const {
+  std::vector<RedisCommand> commands;
+  for (size_t i = 0; i < kRedisScripts; ++i) {
+    commands.push_back({"SCRIPT", "LOAD", RedisScriptText(static_cast<RedisScript>(i))});
+  }
+  std::vector<RedisReply> replies;
+  RETURN_IF_ERROR(connection.Run(commands, deadline, &replies));
+  for (const RedisReply& reply : replies) RETURN_IF_ERROR(StatusOf(reply));
+  return absl::OkStatus();
+}
+
+void RedisClient::DropIdle() {
+  absl::MutexLock lock(&pool_mu_);
+  for (Pool& pool : pools_) pool.idle.clear();
+}
+
+absl::Status RedisClient::StatusOf(const RedisReply& reply) const {
+  if (!reply.is_error()) return absl::OkStatus();
+  const std::string& text = reply.text;
+  if (Has(text, "OOM command not allowed")) {
+    return absl::ResourceExhaustedError(StrCat("no memory left for the store: ", At(),
+                                               " has reached its maxmemory; nothing was written, give it more"));
+  }
+  if (text.starts_with("MISCONF") && Has(text, "No space left")) {
+    return absl::ResourceExhaustedError(StrCat("no space left for the store: ", At(), ": ", text));
+  }
+  if (text.starts_with("READONLY")) {
+    return absl::UnavailableError(StrCat(At(), " is a read-only replica now; give the master's address"));
+  }
+  if (text.starts_with("NOPERM") || text.starts_with("NOAUTH") || text.starts_with("WRONGPASS")) {
+    return absl::FailedPreconditionError(StrCat(At(), " refuses: ", text));
+  }
+  if (text.starts_with("WRONGTYPE")) {
+    return absl::DataLossError(StrCat(At(), ": a key of the store is of another type than it was written: ", text));
+  }
+  return absl::UnavailableError(StrCat(At(), " answers: ", text));
+}
+
+std::string RedisClient::At() const { return StrCat("Redis at ", ToString(address_.endpoints[0])); }
+
+absl::StatusOr<std::string> RedisClient::Password() const {
+  if (options_.password_file.empty()) return address_.password;
+  std::ifstream in(options_.password_file);
+  std::string line;
+  if (!std::getline(in, line) || line.empty()) {
+    return absl::FailedPreconditionError(
+        StrCat("the Redis password cannot be read from '", options_.password_file, "': its first line must be it"));
+  }
+  if (line.back() == '\r') line.pop_back();
+  return line;
+}
+
+absl::StatusOr<RedisEndpoint> RedisClient::AskSentinels(SteadyTime deadline) {
+  absl::Status status = absl::UnavailableError("no Sentinel is reached");
+  for (const RedisEndpoint& sentinel : address_.endpoints) {
+    auto connection = RedisConnection::Connect(sentinel, tls_.get(), deadline);
+    if (!connection.ok()) {
+      status = connection.status();
+      continue;
+    }
+    std::vector<RedisReply> replies;
+    const RedisCommand ask = {"SENTINEL", "get-master-addr-by-name", options_.sentinel_master};
+    status = (*connection)->Run({&ask, 1}, deadline, &replies);
+    if (!status.ok()) continue;
+    if (replies[0].elements.size() == 2) {
+      RedisEndpoint master;
+      master.host = replies[0].elements[0].text;
+      master.port = static_cast<int>(ToInt(replies[0].elements[1].text));
+      return master;
+    }
+    status = absl::UnavailableError(
+        StrCat("the Sentinel at ", ToString(sentinel), " knows no master '", options_.sentinel_master, "'"));
+  }
+  return status;
+}
+
+absl::StatusOr<RedisClient::Connection> RedisClient::Connect() {
+  const SteadyTime deadline = After(options_.connect_timeout);
+  RedisEndpoint endpoint = address_.endpoints[0];
+  if (!options_.sentinel_master.empty()) {
+    ASSIGN_OR_RETURN(endpoint, AskSentinels(deadline));
+  }
+  ASSIGN_OR_RETURN(Connection connection, RedisConnection::Connect(endpoint, tls_.get(), deadline));
+  RETURN_IF_ERROR(Greet(*connection, deadline));
+  return connection;
+}
+
+absl::Status RedisClient::Greet(RedisConnection& connection, SteadyTime deadline) {
+  std::vector<RedisCommand> commands;
+  ASSIGN_OR_RETURN(const std::string password, Password());
+  if (!password.empty()) {
+    const std::string& user = options_.user.empty() ? address_.user : options_.user;
+    commands.push_back(user.empty() ? RedisCommand{"AUTH", password} : RedisCommand{"AUTH", user, password});
+  }
+  if (address_.database != 0) commands.push_back({"SELECT", std::to_string(address_.database)});
+  const size_t greeting = commands.size();
+  int64_t counted = 0;
+  bool lapsed = false;
+  {
+    absl::MutexLock lock(&mu_);
+    counted = counted_;
+    lapsed = Now() - renewed_at_ > std::chrono::hours(24 * (kCounterDays - 1));
+    commands.push_back({"INFO"});
+    commands.push_back({"GET", keys_.Format()});
+    commands.push_back({"GET", keys_.Writer(instance_)});
+  }
+  for (const char* name : {"appendfsync", "no-appendfsync-on-rewrite"}) commands.push_back({"CONFIG", "GET", name});
+  commands.push_back({"CLIENT", "SETNAME", "smt-server"});
+  std::vector<RedisReply> replies;
+  RETURN_IF_ERROR(connection.Run(commands, deadline, &replies));
+  for (size_t i = 0; i < greeting + 3; ++i) RETURN_IF_ERROR(StatusOf(replies[i]));
+  const std::string& info = replies[greeting].text;
+  RETURN_IF_ERROR(CheckServer(info));
+  RETURN_IF_ERROR(LearnPersistence(info, {replies.begin() + static_cast<int64_t>(greeting) + 3, replies.end()}));
+
+  const RedisReply& format = replies[greeting + 1];
+  const RedisReply& counter = replies[greeting + 2];
+  bool known = false;
+  {
+    absl::MutexLock lock(&mu_);
+    known = !format_.empty();
+  }
+  if (!known) return format.is_nil() ? MakeFormat(connection, deadline) : TakeFormat(format.text);
+  RETURN_IF_ERROR(CheckFormat(format));
+  if (counted > 0 && !(lapsed && counter.is_nil()) && ToInt(counter.text) < counted) {
+    return Rewound(connection, deadline);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RedisClient::CheckServer(std::string_view info) const {
+  const auto bad = [&](std::string_view why) {
+    return absl::FailedPreconditionError(StrCat(At(), " cannot hold the sessions: ", why));
+  };
+  const std::string_view version = InfoField(info, "redis_version");
+  if (ToInt(version) < kOldestMajor) {
+    return bad(StrCat("it is version ", version, ", at least ", kOldestMajor, ".0 is needed"));
+  }
+  if (InfoField(info, "cluster_enabled") == "1") return bad("it is in cluster mode, which is not supported");
+  if (InfoField(info, "role") == "slave") {
+    return bad(StrCat("it is a read-only replica of ", InfoField(info, "master_host"), ":",
+                      InfoField(info, "master_port"), "; give the master's address"));
+  }
+  if (const std::string_view policy = InfoField(info, "maxmemory_policy"); policy != "noeviction") {
+    return bad(StrCat("its maxmemory-policy is ", policy,
+                      ", which removes sessions when memory is short; it must be "
+                      "noeviction"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RedisClient::LearnPersistence(std::string_view info, const std::vector<RedisReply>& config) {
+  const auto setting = [&](size_t i) -> std::string_view {
+    return i < config.size() && config[i].elements.size() == 2 ? std::string_view(config[i].elements[1].text) : "";
+  };
+  const bool aof = InfoField(info, "aof_enabled") == "1";
+  const std::string_view fsync = setting(0), skips = setting(1);
+  const bool always = aof && fsync == "always" && skips == "no";
+  const std::string_view version = InfoField(info, "redis_version");
+  const int64_t major = ToInt(version),
+                minor = ToInt(version.substr(std::min(version.find('.'), version.size() - 1) + 1));
+  const bool replicas = !options_.sentinel_master.empty() || ToInt(InfoField(info, "connected_slaves")) > 0;
+  waitaof_ = aof && !always && (major > 7 || (major == 7 && minor >= 2));
+  durable_ = (always || waitaof_) && !replicas;
+  absl::MutexLock lock(&mu_);
+  server_ = StrCat("version ", version, aof ? ", append-only file" : ", no append-only file",
+                   fsync.empty() ? std::string() : StrCat(", appendfsync ", fsync), replicas ? ", with replicas" : "");
+  return absl::OkStatus();
+}
+
+absl::Status RedisClient::MakeFormat(RedisConnection& connection, SteadyTime deadline) {
+  RedisCommand indexes = {"EXISTS"};
+  for (uint64_t i = 0; i < kIndexShards; ++i) indexes.push_back(keys_.Index(i));
+  const std::vector<RedisCommand> look = {indexes};
+  std::vector<RedisReply> replies;
+  RETURN_IF_ERROR(connection.Run(look, deadline, &replies));
+  RETURN_IF_ERROR(StatusOf(replies[0]));
+  if (replies[0].number != 0) {
+    return absl::DataLossError(StrCat(At(), " holds sessions under '", options_.prefix, "' but no '", keys_.Format(),
+                                      "', so part of the store is missing"));
+  }
+  const std::vector<RedisCommand> make = {
+      {"SET", keys_.Format(), StrCat(kFormatName, " ", kFormatVersion, " ", RandomHex(32)), "NX"},
+      {"GET", keys_.Format()}};
+  replies.clear();
+  RETURN_IF_ERROR(connection.Run(make, deadline, &replies));
+  for (const RedisReply& reply : replies) RETURN_IF_ERROR(StatusOf(reply));
+  return TakeFormat(replies[1].text);
+}
+
+absl::Status RedisClient::TakeFormat(std::string_view record) {
+  std::string_view rest = record;
+  const auto word = [&rest] {
+    const size_t space = std::min(rest.find(' '), rest.size());
+    const std::string_view out = rest.substr(0, space);
+    rest.remove_prefix(std::min(space + 1, rest.size()));
+    return out;
+  };
+  const std::string_view name = word(), version = word(), incarnation = word();
+  const int64_t number = ToInt(version);
+  if (name != kFormatName || number < 1 || (number == kFormatVersion && incarnation.size() != 32)) {
+    return absl::DataLossError(StrCat(At(), ": '", keys_.Format(), "' must read \"", kFormatName,
+                                      " <version> <incarnation>\", it is damaged or not a session store's"));
+  }
+  if (number > kFormatVersion) {
+    return absl::FailedPreconditionError(StrCat(At(), " holds a store of format version ", number,
+                                                ", this server reads up to version ", kFormatVersion,
+                                                "; use the newer server"));
+  }
+  absl::MutexLock lock(&mu_);
+  format_ = record;
+  incarnation_ = incarnation;
+  return absl::OkStatus();
+}
+
+absl::Status RedisClient::CheckFormat(const RedisReply& format) {
+  RETURN_IF_ERROR(StatusOf(format));
+  {
+    absl::MutexLock lock(&mu_);
+    if (!format.is_nil() && format.text == format_) return absl::OkStatus();
+  }
+  return LatchReplaced(format.is_nil() ? "it has been emptied" : "it holds another store than before");
+}
+
+absl::Status RedisClient::Rewound(RedisConnection& connection, SteadyTime deadline) {
+  std::string format;
+  {
+    absl::MutexLock lock(&mu_);
+    format = format_;
+  }
+  // The others find out by it; who comes second finds it done.
+  const RedisCommand replace = {"EVAL", RedisScriptText(RedisScript::kReplace),
+                                "1",    keys_.Format(),
+                                format, StrCat(kFormatName, " ", kFormatVersion, " ", RandomHex(32))};
+  std::vector<RedisReply> replies;
+  RETURN_IF_ERROR(connection.Run({&replace, 1}, deadline, &replies));
+  RETURN_IF_ERROR(StatusOf(replies[0]));
+  return LatchReplaced("it came back without writes that it had acknowledged");
+}
+
+absl::Status RedisClient::LatchReplaced(std::string_view why) {
+  absl::MutexLock lock(&mu_);
+  if (!replaced_.ok()) return replaced_;
+  replaced_ = WithDetails(
+      absl::UnavailableError(StrCat(At(), " is not the store that this server opened: ", why,
+                                    "; nothing is read from it or written to it until the server begins anew")),
+      {.reason = kStoreReplaced});
+  LogError("the store was replaced", {{"reason", replaced_}});
+  return replaced_;
+}
+
+absl::Status RedisClient::Replaced() const {
+  absl::MutexLock lock(&mu_);
+  return replaced_;
+}
+
+absl::Status RedisClient::Adopt() {
+  DropIdle();
+  {
+    absl::MutexLock lock(&mu_);
+    replaced_ = absl::OkStatus();
+    format_.clear();
+    incarnation_.clear();
+    instance_ = RandomHex(16);
+    counted_ = 0;
+  }
+  return Connect().status();  // which takes the format record that is there, or makes one
+}
+
+std::string RedisClient::instance() const {
+  absl::MutexLock lock(&mu_);
+  return instance_;
+}
+std::string RedisClient::incarnation() const {
+  absl::MutexLock lock(&mu_);
+  return incarnation_;
+}
+
+// INCR and not the number itself: one that is carried out late, from a connection given up, must not lower it.
+void RedisClient::AddCount(std::vector<RedisCommand>* commands) {
+  absl::MutexLock lock(&mu_);
+  const std::string key = keys_.Writer(instance_), seconds = std::to_string(kCounterDays * 86400);
+  if (counted_ == 0) commands->push_back({"SET", key, "0", "EX", seconds, "NX"});
+  if (counted_ == 0 || Now() - renewed_at_ > kCounterRenewal) {
+    commands->push_back({"EXPIRE", key, seconds});
+    renewed_at_ = Now();
+  }
+  commands->push_back({"INCR", key});
+}
+
+void RedisClient::Counted(const RedisReply& reply) {
+  if (reply.is_error()) return;  // without memory to spare it does not count, and nothing was written
+  absl::MutexLock lock(&mu_);
+  counted_ = std::max(counted_, reply.number);
+}
+
+void RedisClient::Note(const absl::Status& status) {
+  absl::MutexLock lock(&mu_);
+  last_ = status;
+  if (status.ok()) heard_at_ = Now();
+}
+
+std::string RedisClient::Description() const {
+  absl::MutexLock lock(&mu_);
+  return StrCat(At(), ", ", server_);
+}
+
+absl::Status RedisClient::Health() {
+  RETURN_IF_ERROR(Replaced());
+  {
+    absl::MutexLock lock(&mu_);
+    if (last_.ok() && Now() - heard_at_ < std::chrono::seconds(1)) return absl::OkStatus();
+  }
+  return Run(RedisCommand{"PING"}, Effect::kLook).status();
+}
+
+int64_t RedisClient::FreeBytes() {
+  const auto info = Run(RedisCommand{"INFO", "memory"}, Effect::kLook);
+  if (!info.ok()) return -1;
+  const int64_t most = ToInt(InfoField(info->text, "maxmemory"));
+  return most == 0 ? -1 : std::max<int64_t>(0, most - ToInt(InfoField(info->text, "used_memory")));
+}
+
+}  // namespace smt::store_internal
