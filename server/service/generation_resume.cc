@@ -41,7 +41,7 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Resume(ServiceContext* context
   const std::string id = *ParseSessionName(request.session());
   RETURN_IF_ERROR(TakeOver(context, {id, request.request_id()}, deadline));
 
-  ASSIGN_OR_RETURN(ResumeTurnResult resumed, context->sessions->ResumeTurn(id, request.request_id()));
+  ASSIGN_OR_RETURN(ResumeTurnResult resumed, context->sessions->ResumeTurn(id, request.request_id(), deadline));
   const RequestRecord& record = resumed.record;
   GenerationRun::Start start{.spec = {}, .arrival = arrival};
   v1::GenerationSpec& spec = start.spec;

@@ -275,7 +275,6 @@ void GenerationRun::Promote() {
 }
 
 void GenerationRun::WatchDurability() {
-  if (!sends_durable()) return;
   turn_->Watch([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->OnDurable();
   });
@@ -287,8 +286,9 @@ void GenerationRun::OnDurable() {
     absl::MutexLock lock(&mu_);
     durable_position_ = std::max(durable_position_, turn_->durable_position());
     Promote();
-    if (!turn_->status().ok()) failed = handle_;  // nothing more would ever be sent
+    if (!turn_->status().ok()) failed = handle_;  // nothing more could be written
   }
+  if (turn_->asked_to_end()) Park([] {});
   if (failed) context_->engine->Cancel(*failed);
   Notify();
 }

@@ -66,7 +66,8 @@ class GenerationRun final : public GenerationSink,
   // How a resumed one had ended already, its end not being recorded. Instead of Submit; then OnFinished.
   std::optional<FinishInfo> EndOfResumed() const;
 
-  // With TOKEN: ids are sent once they are on disk. Before Submit.
+  // With TOKEN: ids are sent once they are on disk. Ends when they cannot be written, or another server asks for the
+  // session. Before Submit.
   void WatchDurability();
 
   Turn* turn() const { return turn_.get(); }

@@ -14,7 +14,8 @@ namespace smt {
 namespace {
 
 absl::Status TakenOver() {
-  return WithDetails(absl::AbortedError("ResumeGenerate has taken the stream over"), {.reason = "TAKEN_OVER"});
+  return WithDetails(absl::AbortedError("the stream goes on elsewhere: ResumeGenerate has taken it over"),
+                     {.reason = "TAKEN_OVER"});
 }
 
 }  // namespace

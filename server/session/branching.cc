@@ -118,11 +118,11 @@ std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Change(SessionE
   std::vector<StoreReference> after = ReferencesOf(entry.key, header);
   if (before != after) write.references = std::move(after);
   write.key = entry.key;
+  write.lease = entry.lease;
   write.header = EncodeHeader(header);
   RecordOperation(request_id, hash, std::move(answer), &write);
   entry.header = std::move(header);
   entry.log_end = entry.header.position;
-  entry.busy = true;
   return Write(std::move(write), true);
 }
 
@@ -130,7 +130,7 @@ absl::Status SessionManagerImpl::Settle(const Entry& entry, Outcome& outcome) {
   const absl::Status status = outcome.Wait();
   absl::MutexLock lock(&entry->mu);
   entry->stale |= !status.ok();
-  entry->Release();
+  entry->Release(c_.leases.get());
   return status;
 }
 
@@ -166,7 +166,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
       RETURN_IF_ERROR(Load(*parent));
       RETURN_IF_ERROR(c_.CheckModel(spec.session_id, parent->header));
       if (spec.checkpoint_id.empty()) {
-        if (parent->busy) return BusyError(spec.session_id);
+        if (parent->busy || parent->header.turn_open) return BusyError(spec.session_id);
         ASSIGN_OR_RETURN(child.before, LineageTo(parent->key, parent->header, parent->header.position));
       } else {
         const StoredCheckpoint* const from = FindCheckpoint(parent->header, spec.checkpoint_id);
@@ -221,6 +221,8 @@ absl::StatusOr<CheckpointInfo> SessionManagerImpl::CreateCheckpoint(const Checkp
     ASSIGN_OR_RETURN(const std::optional<std::string> done, FindOperation(entry->key, spec.request_id, hash));
     if (done) return DecodeCheckpointInfo(*done);
     if (entry->busy) return BusyError(spec.session_id);
+    RETURN_IF_ERROR(Hold(*entry));
+    HoldScope hold(*entry, c_.leases.get());
     RETURN_IF_ERROR(CheckPosition(spec.session_id, spec.expected_position, entry->header.position));
     SessionHeader header = entry->header;
     CheckpointInfo& info = checkpoint.info;
@@ -248,6 +250,7 @@ absl::StatusOr<CheckpointInfo> SessionManagerImpl::CreateCheckpoint(const Checkp
     AddCheckpoint(&header, checkpoint);
     Touch(&header);
     outcome = Change(*entry, std::move(header), {}, spec.request_id, hash, EncodeCheckpointInfo(info));
+    hold.HandOn();
   }
   RETURN_IF_ERROR(Settle(entry, *outcome));
   return checkpoint.info;
@@ -289,10 +292,13 @@ absl::Status SessionManagerImpl::DeleteCheckpoint(std::string_view id, std::stri
     if (done) return absl::OkStatus();
     if (FindCheckpoint(entry->header, checkpoint_id) == nullptr) return CheckpointNotFound(id, checkpoint_id);
     if (entry->busy) return BusyError(id);
+    RETURN_IF_ERROR(Hold(*entry));
+    HoldScope hold(*entry, c_.leases.get());
     SessionHeader header = entry->header;
     std::erase_if(header.checkpoints, [&](const StoredCheckpoint& c) { return c.info.id == checkpoint_id; });
     Touch(&header);
     outcome = Change(*entry, std::move(header), {}, request_id, hash, "");
+    hold.HandOn();
   }
   return Settle(entry, *outcome);
 }
@@ -321,6 +327,8 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Rollback(const RollbackSpec& spe
       return MakeInfo(entry->key, header);
     }
     if (entry->busy) return BusyError(spec.session_id);
+    RETURN_IF_ERROR(Hold(*entry));
+    HoldScope hold(*entry, c_.leases.get());
     RETURN_IF_ERROR(c_.CheckModel(spec.session_id, entry->header));
     RETURN_IF_ERROR(CheckEtag(spec.session_id, spec.etag, Etag(entry->key.uid, entry->header)));
     const SessionHeader& before = entry->header;
@@ -378,6 +386,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Rollback(const RollbackSpec& spe
     info = MakeInfo(entry->key, header);
     std::string answer = EncodeHeader(header);
     outcome = Change(*entry, std::move(header), std::move(write), spec.request_id, hash, std::move(answer));
+    hold.HandOn();
   }
   RETURN_IF_ERROR(Settle(entry, *outcome));
   if (c_.options.on_removed) c_.options.on_removed(left);
@@ -396,7 +405,7 @@ absl::StatusOr<SessionContent> SessionManagerImpl::Export(std::string_view id, s
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
-    if (checkpoint_id.empty() && entry->busy) return BusyError(id);
+    if (checkpoint_id.empty() && (entry->busy || entry->header.turn_open)) return BusyError(id);
     key = entry->key;
     header = entry->header;
   }

@@ -33,9 +33,9 @@ std::string DrawOwner() {
 
 absl::Status HeldElsewhere(const SessionKey& key, absl::Duration remaining) {
   return WithDetails(
-      absl::AbortedError(StrCat("session '", key.id, "' is being written through another server; try again when it ends")),
-      {.reason = "SESSION_BUSY",
-       .retry_delay = std::clamp(remaining, absl::Milliseconds(100), absl::Seconds(1))});
+      absl::AbortedError(
+          StrCat("session '", key.id, "' is being written through another server; try again when it ends")),
+      {.reason = "SESSION_BUSY", .retry_delay = std::clamp(remaining, absl::Milliseconds(100), absl::Seconds(1))});
 }
 
 bool IsReplaced(const absl::Status& status) {
@@ -51,54 +51,78 @@ LeaseKeeper::LeaseKeeper(LeaseStore& store, Options options)
 }
 
 LeaseKeeper::~LeaseKeeper() {
-  std::vector<HeldLease> all;
   {
     absl::MutexLock lock(&mu_);
     stop_ = true;
-    for (const auto& [uid, held] : held_) all.push_back({held.first, held.second.token});
+    for (const auto& [uid, held] : held_) returned_.push_back({held.first, held.second.token});
     held_.clear();
   }
   renew_thread_.join();
   watch_thread_.join();
-  if (!all.empty()) store_.Release(all).IgnoreError();
 }
 
 // A tenth is left for what is on its way when the time comes.
 int64_t LeaseKeeper::End(int64_t asked_ns) const { return asked_ns + absl::ToInt64Nanoseconds(options_.ttl * 0.9); }
 
-absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, bool ask, absl::Time deadline) {
-  if (ask) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
+// One at a time for each session: a second token of this owner would end the first.
+absl::StatusOr<LeaseState> LeaseKeeper::TryAcquire(const SessionKey& key) {
+  {
+    const auto free = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+      return stop_ || (taking_.count(key.uid) == 0 && held_.count(key.uid) == 0);
+    };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&free));
+    if (stop_) return absl::UnavailableError("the server is going down");
+    taking_.insert(key.uid);
+  }
+  const int64_t asked = BootNanos();
+  absl::StatusOr<LeaseState> state = store_.Acquire(key, owner_, options_.ttl);
+  {
+    absl::MutexLock lock(&mu_);
+    taking_.erase(key.uid);
+    if (state.ok() && state->acquired) held_[key.uid] = {key, {state->token, End(asked)}};
+  }
+  Note(state.status());
+  return state;
+}
+
+absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, Patience patience, absl::Time deadline) {
+  if (patience == Patience::kNone) deadline = absl::InfinitePast();
+  if (patience == Patience::kAsk) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
   for (bool first = true;; first = false) {
-    const int64_t now = BootNanos();
-    absl::StatusOr<LeaseState> state = store_.Acquire(key, owner_, options_.ttl);
-    if (!state.ok()) {
-      Note(state.status());
-      return state.status();
-    }
-    if (state->acquired) {
-      absl::MutexLock lock(&mu_);
-      held_[key.uid] = {key, {state->token, End(now)}};
-      return std::move(state->token);
-    }
+    ASSIGN_OR_RETURN(LeaseState state, TryAcquire(key));
+    if (state.acquired) return std::move(state.token);
     if (first) ++conflicts_;
-    if (absl::Now() >= deadline || !ask) return HeldElsewhere(key, state->remaining);
-    if (const absl::Status asked = store_.RequestHandover(key); !asked.ok()) {
+    if (absl::Now() >= deadline) return HeldElsewhere(key, state.remaining);
+    if (patience == Patience::kAsk) {
+      const absl::Status asked = store_.RequestHandover(key);
       Note(asked);
-      return asked;
+      RETURN_IF_ERROR(asked);
     }
     absl::SleepFor(std::min(kPoll, std::max(deadline - absl::Now(), absl::ZeroDuration())));
   }
 }
 
 void LeaseKeeper::Release(const SessionKey& key, const std::string& token) {
+  absl::MutexLock lock(&mu_);
+  const auto found = held_.find(key.uid);
+  if (found == held_.end() || found->second.second.token != token) return;
+  held_.erase(found);
+  returned_.push_back({key, token});  // one that is not given back runs out
+}
+
+absl::Status LeaseKeeper::Borrow(const SessionKey& key,
+                                 const std::function<absl::Status(const std::string& token)>& with) {
+  std::string token;
   {
     absl::MutexLock lock(&mu_);
-    const auto found = held_.find(key.uid);
-    if (found == held_.end() || found->second.second.token != token) return;
-    held_.erase(found);
+    if (const auto found = held_.find(key.uid); found != held_.end()) token = found->second.second.token;
   }
-  const HeldLease lease{key, token};
-  Note(store_.Release({&lease, 1}));  // one that stays behind runs out
+  if (!token.empty()) return with(token);
+  ASSIGN_OR_RETURN(token, Acquire(key, Patience::kNone, absl::InfinitePast()));
+  const absl::Status status = with(token);
+  Release(key, token);
+  return status;
 }
 
 bool LeaseKeeper::Holds(const SessionKey& key, const std::string& token) const {
@@ -121,32 +145,38 @@ void LeaseKeeper::Note(const absl::Status& status) {
 void LeaseKeeper::RenewLoop() {
   absl::Time next = absl::Now();
   for (;;) {
-    bool replaced;
+    bool stop, replaced;
+    std::vector<HeldLease> returned;
     {
+      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || replaced_ || !returned_.empty(); };
       absl::MutexLock lock(&mu_);
-      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || replaced_; };
       mu_.AwaitWithDeadline(absl::Condition(&due), next);
-      if (stop_) return;
+      stop = stop_;
       replaced = std::exchange(replaced_, false);
+      returned.swap(returned_);
     }
-    if (replaced) {
-      std::vector<std::pair<SessionKey, std::string>> lost;
-      {
-        absl::MutexLock lock(&mu_);
-        for (const auto& [uid, held] : held_) lost.emplace_back(held.first, held.second.token);
-        held_.clear();
-      }
-      for (const auto& [key, token] : lost) options_.on_lost(key, token);
-      if (options_.on_replaced) options_.on_replaced();
-      const absl::Status adopted = store_.AdoptReplacedStore();
-      if (!adopted.ok()) {
-        absl::SleepFor(kWatch);
-        Note(WithDetails(adopted, {.reason = kStoreReplaced}));
-      }
-      continue;
-    }
+    if (!returned.empty()) Note(store_.Release(returned));
+    if (stop) return;
+    if (replaced) StartOver();
+    if (absl::Now() < next) continue;
     next = absl::Now() + options_.ttl / 3;
     Renew();
+  }
+}
+
+void LeaseKeeper::StartOver() {
+  std::vector<std::pair<SessionKey, std::string>> lost;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [uid, held] : held_) lost.emplace_back(held.first, held.second.token);
+    held_.clear();
+  }
+  for (const auto& [key, token] : lost) options_.on_lost(key, token);
+  if (options_.on_replaced) options_.on_replaced();
+  if (const absl::Status adopted = store_.AdoptReplacedStore(); !adopted.ok()) {
+    absl::SleepFor(kWatch);
+    absl::MutexLock lock(&mu_);
+    replaced_ = true;
   }
 }
 

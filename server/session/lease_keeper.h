@@ -8,8 +8,11 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -33,11 +36,17 @@ class LeaseKeeper {
   LeaseKeeper(LeaseStore& store, Options options);
   ~LeaseKeeper();  // gives all leases back
 
-  // Token of the lease. ABORTED when another server holds it: at once, or with `ask` after asking it to let go and
-  // waiting until `deadline`, or until a holder that is dead must have lost it.
-  absl::StatusOr<std::string> Acquire(const SessionKey& key, bool ask, absl::Time deadline);
-  // What was handed over for writing under it must be written.
+  enum class Patience {
+    kNone,  // ABORTED at once when another server holds it
+    kWait,  // until it is free or the deadline comes
+    kAsk,   // asks the holder to let go, and waits until one that is dead must have lost it
+  };
+  // Token of the lease. ABORTED when another server holds it.
+  absl::StatusOr<std::string> Acquire(const SessionKey& key, Patience patience, absl::Time deadline);
+  // Gives it back, in the background. What was handed over for writing under it must be written.
   void Release(const SessionKey& key, const std::string& token);
+  // Calls with(token) under the lease that a turn holds now, or one taken for this call.
+  absl::Status Borrow(const SessionKey& key, const std::function<absl::Status(const std::string& token)>& with);
   // Whether the lease still holds, with a margin, by this server's own clock.
   bool Holds(const SessionKey& key, const std::string& token) const;
   // A store's answer; starts over with the store when it says STORE_REPLACED.
@@ -52,7 +61,9 @@ class LeaseKeeper {
     std::string token;
     int64_t until_ns = 0;  // CLOCK_BOOTTIME
   };
+  absl::StatusOr<LeaseState> TryAcquire(const SessionKey& key);
   void RenewLoop();
+  void StartOver();
   void WatchLoop();
   void Renew();
   int64_t End(int64_t asked_ns) const;  // of a lease that was asked for then
@@ -65,6 +76,8 @@ class LeaseKeeper {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   bool replaced_ ABSL_GUARDED_BY(mu_) = false;
   std::map<uint64_t, std::pair<SessionKey, Held>> held_ ABSL_GUARDED_BY(mu_);  // by uid
+  std::set<uint64_t> taking_ ABSL_GUARDED_BY(mu_);        // uids of which the store is asked for the lease
+  std::vector<HeldLease> returned_ ABSL_GUARDED_BY(mu_);  // to be given back
   std::thread renew_thread_, watch_thread_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
@@ -77,7 +78,16 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
   c_.options = std::move(options);
   c_.store = std::move(store);
   c_.cache = std::make_unique<StateCache>(c_.options.host_state_bytes);
+  if (c_.options.leases != nullptr) {
+    LeaseKeeper::Options leases;
+    leases.ttl = c_.options.lease_ttl;
+    leases.on_lost = [this](const SessionKey& key, const std::string& token) { OnLeaseLost(key, token); };
+    leases.on_wanted = [this](const SessionKey& key) { OnLeaseWanted(key); };
+    leases.on_replaced = [this] { OnStoreReplaced(); };
+    c_.leases = std::make_unique<LeaseKeeper>(*c_.options.leases, std::move(leases));
+  }
   c_.writer = std::make_unique<SessionWriter>(*c_.store, *c_.cache, c_.options.max_pending_snapshot_bytes);
+  if (c_.leases != nullptr) c_.writer->ShareStore(c_.options.leases, c_.leases.get());
   if (c_.options.sweep_interval != absl::InfiniteDuration()) sweep_thread_ = std::thread([this] { SweepLoop(); });
 }
 
@@ -125,8 +135,76 @@ std::string SessionManagerImpl::DrawId(std::string_view scope, std::string_view 
   return id;
 }
 
+absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
+  entry.busy = true;
+  if (c_.leases == nullptr) return absl::OkStatus();
+  const SessionKey key = entry.key;
+  entry.mu.Unlock();
+  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline);
+  entry.mu.Lock();
+  entry.key = key;  // others may have looked meanwhile
+  entry.loaded = false;
+  if (token.ok()) {
+    entry.lease = *std::move(token);
+  } else {
+    entry.Release(c_.leases.get());
+  }
+  return token.status();
+}
+
+absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
+  RETURN_IF_ERROR(Lease(entry, patience, deadline));
+  if (c_.leases == nullptr) return absl::OkStatus();
+  const SessionKey key = entry.key;
+  absl::Status status = Load(entry);
+  // Made anew under its name meanwhile: the lease is of the one that is gone.
+  if (status.ok() && (entry.key != key || Expired(entry.header))) status = NotFound(entry.id);
+  if (!status.ok()) {
+    entry.key = key;
+    entry.Release(c_.leases.get());
+  }
+  return status;
+}
+
+void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& token) {
+  const Entry entry = table_.Peek(key.id);
+  if (entry == nullptr) return;
+  std::shared_ptr<TurnProgress> progress;
+  {
+    absl::MutexLock lock(&entry->mu);
+    if (entry->lease != token) return;
+    progress = entry->progress;
+  }
+  if (progress == nullptr) return;
+  progress->Fail(WithDetails(
+      absl::UnavailableError(StrCat("the lease on session '", key.id, "' is lost: another server may go on with it")),
+      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)}));
+}
+
+void SessionManagerImpl::OnLeaseWanted(const SessionKey& key) {
+  const Entry entry = table_.Peek(key.id);
+  if (entry == nullptr) return;
+  std::shared_ptr<TurnProgress> progress;
+  {
+    absl::MutexLock lock(&entry->mu);
+    if (entry->key == key && entry->in_turn) progress = entry->progress;
+  }
+  if (progress != nullptr) progress->AskToEnd();
+}
+
+void SessionManagerImpl::OnStoreReplaced() {
+  c_.cache->Clear();
+  for (const Entry& entry : table_.All()) {
+    absl::MutexLock lock(&entry->mu);
+    (entry->busy ? entry->stale : entry->loaded) = entry->busy;
+  }
+  if (c_.options.on_store_replaced) c_.options.on_store_replaced();
+}
+
 absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
-  if (!entry.loaded) {
+  // What others may write is read anew for each call.
+  if (!entry.loaded || (c_.leases != nullptr && !entry.busy)) {
+    entry.loaded = false;
     const auto found = c_.store->Find(entry.id);
     if (absl::IsNotFound(found.status())) return NotFound(entry.id);
     RETURN_IF_ERROR(found.status());
@@ -140,7 +218,14 @@ absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
     entry.key = stored.key;
     entry.header = *std::move(header);
     entry.log_end = entry.header.position;
-    if (entry.header.turn_open && !entry.in_turn) RETURN_IF_ERROR(EndInterrupted(entry));
+    if (entry.header.turn_open && !entry.in_turn) {
+      if (c_.leases == nullptr || !entry.lease.empty()) {
+        RETURN_IF_ERROR(EndInterrupted(entry));
+      } else {  // it may run on another server
+        ASSIGN_OR_RETURN(const int64_t end, c_.store->LogEnd(entry.key, entry.header.branch));
+        entry.log_end = std::max(end, entry.header.position);
+      }
+    }
     entry.loaded = true;
   }
   if (!entry.busy && Expired(entry.header)) return NotFound(entry.id);
@@ -156,6 +241,7 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
   }
   SessionWrite write;
   write.key = entry.key;
+  write.lease = entry.lease;
   if (!entry.header.open_request_id.empty()) {
     auto payload = c_.store->GetRequest(entry.key, entry.header.open_request_id);
     auto record = payload.ok() ? DecodeRequest(*payload) : absl::StatusOr<RequestRecord>(payload.status());
@@ -205,6 +291,15 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
                                                      const std::string& request_id, const std::string& hash) {
   RETURN_IF_ERROR(CheckRoom());
   const Entry entry = table_.Acquire(id);
+  const SessionKey key{id, DrawUid()};
+  std::string lease;
+  if (c_.leases != nullptr) {
+    Remove(entry, std::nullopt, true).IgnoreError();  // an expired one of this name
+    ASSIGN_OR_RETURN(lease, c_.leases->Acquire(key, LeaseKeeper::Patience::kNone, absl::InfinitePast()));
+  }
+  const auto give_back = absl::MakeCleanup([&] {
+    if (!lease.empty()) c_.leases->Release(key, lease);
+  });
   std::string replaced;  // state key of an expired session of this name
   absl::Status status;
   {
@@ -224,7 +319,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     }
     entry->busy = true;
     entry->loaded = false;
-    entry->key = {id, DrawUid()};
+    entry->key = key;
     header.model_fingerprint = c_.options.model_fingerprint;
     header.create_time = c_.Now();
     header.durable_position = header.position;
@@ -233,6 +328,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     entry->log_end = entry->header.position;
     write.kind = SessionWrite::Kind::kCreate;
     write.key = entry->key;
+    write.lease = lease;
     write.header = EncodeHeader(entry->header);
     std::vector<StoreReference> references = ReferencesOf(entry->key, entry->header);
     if (!references.empty()) write.references = std::move(references);
@@ -243,11 +339,12 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
   }
   if (!replaced.empty() && c_.options.on_removed) c_.options.on_removed(replaced);
   absl::MutexLock lock(&entry->mu);
-  entry->Release();
+  const SessionInfo info = entry->Info();
+  entry->Release(c_.leases.get());
   RETURN_IF_ERROR(status);
   if (replaced.empty()) ++sessions_;
   entry->loaded = true;  // others may have looked meanwhile: what they loaded is this
-  return entry->Info();
+  return info;
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
@@ -303,6 +400,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
   const Entry entry = table_.Acquire(id);
   SessionInfo info;
   std::shared_ptr<Outcome> outcome;
+  bool held = false;
   {
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
@@ -311,16 +409,28 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
       ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*done));
       return MakeInfo(entry->key, header);
     }
-    RETURN_IF_ERROR(CheckEtag(id, update.etag, Etag(entry->key.uid, entry->header)));
+    // Beside a turn of this server too, under whose lease it then writes.
+    const bool holds = !entry->busy && c_.leases != nullptr;
+    if (holds) RETURN_IF_ERROR(Hold(*entry));
+    if (absl::Status etag = CheckEtag(id, update.etag, Etag(entry->key.uid, entry->header)); !etag.ok()) {
+      if (holds) entry->Release(c_.leases.get());
+      return etag;
+    }
+    held = holds;
     if (update.ttl) entry->header.ttl = *update.ttl;
     if (update.labels) entry->header.labels = *update.labels;
     Touch(&entry->header);
     info = entry->Info();
     SessionWrite write;
     write.key = entry->key;
+    write.lease = entry->lease;
     write.header = EncodeHeader(entry->header);
     RecordOperation(update.request_id, hash, *write.header, &write);
     outcome = Write(std::move(write), true);
+  }
+  if (held) {
+    RETURN_IF_ERROR(Settle(entry, *outcome));
+    return info;
   }
   const absl::Status status = outcome->Wait();
   if (!status.ok()) {
@@ -338,41 +448,47 @@ absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::
 }
 
 absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired) {
+  SessionKey key;
   std::string state_key;
-  uint64_t removed_uid = 0;
-  absl::Status status;
-  {
-    absl::ReleasableMutexLock lock(&entry->mu);
-    if (entry->busy) return BusyError(entry->id);
-    status = Load(*entry);
-    SessionWrite remove;
-    remove.kind = SessionWrite::Kind::kRemove;
-    if (only_expired && !(entry->loaded && Expired(entry->header))) return absl::OkStatus();
-    if (!only_expired && absl::IsNotFound(status)) return status;
-    if (entry->loaded) {
-      RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(entry->key.uid, entry->header)));
-      remove.key = entry->key;
-    } else if (absl::IsDataLoss(status) || absl::IsFailedPrecondition(status)) {
-      ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(entry->id));  // its name is all that is needed
-      remove.key = stored.key;
-    } else {
-      return status;
-    }
-    state_key = SessionStateKey(remove.key, entry->loaded ? entry->header.branch : 0);
-    removed_uid = remove.key.uid;
-    entry->busy = true;
-    const auto outcome = Write(std::move(remove), !only_expired);
-    lock.Release();
-    status = outcome->Wait();
-  }
+  std::shared_ptr<Outcome> outcome;
   {
     absl::MutexLock lock(&entry->mu);
-    entry->Release();
+    if (entry->busy) return BusyError(entry->id);
+    const absl::Status status = Load(*entry);
+    if (only_expired && !(entry->loaded && Expired(entry->header))) return absl::OkStatus();
+    if (!only_expired && absl::IsNotFound(status)) return status;
+    const bool damaged = !entry->loaded;
+    if (damaged) {
+      if (!absl::IsDataLoss(status) && !absl::IsFailedPrecondition(status)) return status;
+      ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(entry->id));  // its name is all that is needed
+      entry->key = stored.key;
+    }
+    key = entry->key;
+    RETURN_IF_ERROR(Lease(*entry, LeaseKeeper::Patience::kNone, absl::InfinitePast()));
+    HoldScope hold(*entry, c_.leases.get());
+    if (!damaged) {
+      RETURN_IF_ERROR(Load(*entry));
+      if (entry->key != key) return NotFound(entry->id);
+      if (only_expired && !Expired(entry->header)) return absl::OkStatus();
+      RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(key.uid, entry->header)));
+    }
+    state_key = SessionStateKey(key, damaged ? 0 : entry->header.branch);
+    SessionWrite remove;
+    remove.kind = SessionWrite::Kind::kRemove;
+    remove.key = key;
+    remove.lease = entry->lease;
+    outcome = Write(std::move(remove), !only_expired);
+    hold.HandOn();
+  }
+  const absl::Status status = outcome->Wait();
+  {
+    absl::MutexLock lock(&entry->mu);
+    entry->Release(c_.leases.get());
     entry->loaded = false;
   }
   RETURN_IF_ERROR(status);
   --sessions_;
-  c_.cache->Remove(removed_uid);
+  c_.cache->Remove(key.uid);
   if (c_.options.on_removed) c_.options.on_removed(state_key);
   return absl::OkStatus();
 }
@@ -436,6 +552,11 @@ SessionCounters SessionManagerImpl::counters() const {
   out.snapshots_damaged = c_.damaged_snapshots;
   out.expired_sessions = c_.expired;
   out.host_state_bytes = c_.cache->bytes();
+  if (c_.leases != nullptr) {
+    out.leases_held = c_.leases->held();
+    out.lease_renew_failures = c_.leases->renew_failures();
+    out.lease_conflicts = c_.leases->conflicts();
+  }
   return out;
 }
 

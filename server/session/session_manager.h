@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/session/state_buffer.h"
+#include "server/store/lease_store.h"
 #include "server/store/session_store.h"
 
 namespace smt {
@@ -100,6 +101,8 @@ class Turn {
   // `changed` is called, by the manager's writer thread, whenever durable_position() or status() may have changed; it
   // must not wait for the manager. With kToken that is soon after each Append, with others at the end.
   virtual void Watch(std::function<void()> changed) = 0;
+  // Another server asks for the session (Options::leases): the turn should be finished as kInterrupted. Watch tells.
+  virtual bool asked_to_end() const = 0;
   // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
   virtual absl::Status status() const = 0;
   // Ends the turn: outcome recorded, log durable unless kNone, then `done` (writer thread) with the durable position.
@@ -187,6 +190,9 @@ struct SessionCounters {
   int64_t expired_sessions = 0;
   int64_t store_errors = 0;
   int64_t host_state_bytes = 0;  // held now
+  int64_t leases_held = 0;       // now
+  int64_t lease_renew_failures = 0;
+  int64_t lease_conflicts = 0;
 };
 
 class SessionManager {
@@ -202,8 +208,15 @@ class SessionManager {
     // Engine::Discard. Called by the thread that deletes or sweeps, no lock held.
     std::function<void(std::string_view session_key)> on_removed;
     absl::Duration sweep_interval =
-        absl::Minutes(1);                // between looks for expired sessions and requests; infinite: none
-    int64_t max_cached_sessions = 4096;  // idle ones whose header is kept in memory
+        absl::Minutes(1);  // between looks for expired sessions and requests; infinite: none
+    // Of a store that several servers share; the store itself, given to Open. Null: this server has it for itself.
+    LeaseStore* leases = nullptr;
+    absl::Duration lease_ttl = absl::Seconds(10);
+    // Whether a synced commit survives; why not otherwise. Requests with kToken are refused then. Empty: it does.
+    std::function<absl::Status()> token_durability;
+    // The shared store came back without what it had acknowledged: no state that is still in a slot can be trusted.
+    std::function<void()> on_store_replaced;
+    int64_t max_cached_sessions = 4096;                       // idle ones whose header is kept in memory
     int64_t max_pending_snapshot_bytes = int64_t{256} << 20;  // beyond it new snapshots are dropped
     int64_t host_state_bytes = int64_t{1} << 30;              // of states kept in memory after they were written
   };
@@ -282,7 +295,9 @@ class SessionManager {
   // Goes on with an interrupted request where its log ends; the record, running again, is durable on return unless
   // kNone. As BeginTurn, and: NOT_FOUND when there is no such request; FAILED_PRECONDITION (SUPERSEDED) when the
   // session has moved since; ABORTED while it runs.
-  virtual absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id) = 0;
+  // In a shared store it asks another server that runs it to let go, and waits for one that is gone to lose its lease.
+  virtual absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id,
+                                                      absl::Time deadline = absl::InfiniteFuture()) = 0;
   // NOT_FOUND when unknown or older than request_ttl. One that ran when a server died is kInterrupted, ended where its
   // log does.
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;

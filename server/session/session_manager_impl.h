@@ -22,6 +22,7 @@ struct SessionContext {
   std::unique_ptr<SessionStore> store;
   std::unique_ptr<StateCache> cache;
   std::unique_ptr<SessionWriter> writer;  // after these: stopped first
+  std::unique_ptr<LeaseKeeper> leases;    // null: the store is not shared
   std::atomic<int64_t> damaged_snapshots{0};
   std::atomic<int64_t> expired{0};
 
@@ -88,7 +89,8 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<SessionInfo> Import(const ImportSpec& spec) override;
   absl::Status VisitStates(std::string_view id, const std::function<absl::Status(const KeptState&)>& visit) override;
   absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) override;
-  absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id) override;
+  absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id,
+                                              absl::Time deadline) override;
   absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) override;
   absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) override;
   absl::StatusOr<std::vector<int32_t>> ReadRequestLog(std::string_view id, int64_t branch, int64_t first,
@@ -104,6 +106,16 @@ class SessionManagerImpl final : public SessionManager {
  private:
   using Entry = std::shared_ptr<SessionEntry>;
 
+  // Makes an idle entry this server's to change: busy and, in a shared store, leased. Lets go of the entry's mutex
+  // meanwhile. On failure the entry is free.
+  absl::Status Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // The same, and what others may have written meanwhile is loaded.
+  absl::Status Hold(SessionEntry& entry, LeaseKeeper::Patience patience = LeaseKeeper::Patience::kNone,
+                    absl::Time deadline = absl::InfinitePast()) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  void OnLeaseLost(const SessionKey& key, const std::string& token);
+  void OnLeaseWanted(const SessionKey& key);
+  void OnStoreReplaced();
   // Makes the entry's content valid. NOT_FOUND when the session is unknown or has expired, DATA_LOSS.
   absl::Status Load(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // Ends, in the store, a turn that ran when its server died.
@@ -157,6 +169,10 @@ class SessionManagerImpl final : public SessionManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   absl::StatusOr<std::optional<RequestRecord>> Claim(SessionEntry& entry, const TurnSpec& spec)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // FAILED_PRECONDITION where the session has moved since the request was left.
+  absl::Status CheckSuperseded(const SessionEntry& entry, const RequestRecord& record) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  absl::Status CheckPreconditions(SessionEntry& entry, const TurnSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
 
   SessionContext c_;
   SessionTable table_;
@@ -167,6 +183,21 @@ class SessionManagerImpl final : public SessionManager {
   absl::Mutex sweep_mu_;
   bool stop_ ABSL_GUARDED_BY(sweep_mu_) = false;
   std::thread sweep_thread_;
+};
+
+// Frees an entry that was held at the end of a scope, unless it was handed on. Declared after the lock.
+class HoldScope {
+ public:
+  HoldScope(SessionEntry& entry, LeaseKeeper* leases) : entry_(&entry), leases_(leases) {}
+  HoldScope(const HoldScope&) = delete;
+  ~HoldScope() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (entry_ != nullptr) entry_->Release(leases_);
+  }
+  void HandOn() { entry_ = nullptr; }
+
+ private:
+  SessionEntry* entry_;
+  LeaseKeeper* const leases_;
 };
 
 // Checks shared by calls that take preconditions: ABORTED naming both values.

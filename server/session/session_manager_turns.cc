@@ -97,6 +97,20 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
           StrCat("session '", entry.id, "' was being written by another request until the deadline"));
     }
   }
+  using Patience = LeaseKeeper::Patience;
+  RETURN_IF_ERROR(Hold(entry, spec.wait ? Patience::kWait : Patience::kNone, spec.deadline));
+  HoldScope hold(entry, c_.leases.get());
+  if (c_.leases != nullptr) {  // it may have run elsewhere
+    ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
+    if (replay) return replay;
+  }
+  RETURN_IF_ERROR(CheckPreconditions(entry, spec));
+  hold.HandOn();
+  entry.in_turn = true;
+  return std::optional<RequestRecord>();
+}
+
+absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const TurnSpec& spec) {
   RETURN_IF_ERROR(c_.CheckModel(entry.id, entry.header));
   RETURN_IF_ERROR(CheckEtag(entry.id, spec.etag, Etag(entry.key.uid, entry.header)));
   if (spec.expected_position && *spec.expected_position != entry.header.position) {
@@ -104,8 +118,7 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
                                                  ", the request expects ", *spec.expected_position)),
                        {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
   }
-  entry.busy = entry.in_turn = true;
-  return std::optional<RequestRecord>();
+  return absl::OkStatus();
 }
 
 std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(SessionEntry& entry, SessionWrite write) {
@@ -113,6 +126,7 @@ std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(Sessio
   const bool sync = request.durability != Durability::kNone;
   SessionHeader& header = entry.header;
   write.key = entry.key;
+  write.lease = entry.lease;
   write.position = header.position;
   write.branch = header.branch;
   write.log_begin = header.before.end();
@@ -133,7 +147,7 @@ absl::StatusOr<std::unique_ptr<Turn>> SessionManagerImpl::AwaitTurn(const Entry&
   absl::ReleasableMutexLock lock(&entry->mu);
   if (!status.ok()) {
     entry->stale = true;
-    entry->Release();
+    entry->Release(c_.leases.get());
     return status;
   }
   const Durability durability = entry->request.durability;
@@ -146,6 +160,9 @@ absl::StatusOr<std::unique_ptr<Turn>> SessionManagerImpl::AwaitTurn(const Entry&
 absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
   RETURN_IF_ERROR(CheckSessionId(spec.session_id));
   RETURN_IF_ERROR(CheckRequestId(spec.request_id));
+  if (spec.durability == Durability::kToken && c_.options.token_durability) {
+    RETURN_IF_ERROR(c_.options.token_durability());
+  }
   const Entry entry = table_.Acquire(spec.session_id);
   SessionInfo before;
   std::shared_ptr<Outcome> outcome;
@@ -159,7 +176,7 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     if (head > 0 && m > 0) {
       auto ids = ReadBranch(*c_.store, ViewOf(entry->key, header), std::max<int64_t>(1, head - m + 1), head);
       if (!ids.ok()) {
-        entry->Release();
+        entry->Release(c_.leases.get());
         return c_.WithLastGood(ids.status(), entry->key, header);
       }
       recent = *std::move(ids);
@@ -188,34 +205,38 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
 }
 
 absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view session_id,
-                                                                std::string_view request_id) {
+                                                                std::string_view request_id, absl::Time deadline) {
   RETURN_IF_ERROR(CheckSessionId(session_id));
   RETURN_IF_ERROR(CheckRequestId(request_id));
   const Entry entry = table_.Acquire(session_id);
   SessionInfo before;
   std::shared_ptr<Outcome> outcome;
   RequestRecord record;
+  const auto find = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry->mu) -> absl::Status {
+    ASSIGN_OR_RETURN(std::optional<RequestRecord> found, FindRequest(entry->key, std::string(request_id)));
+    if (!found || found->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
+    record = *std::move(found);
+    return absl::OkStatus();
+  };
+  const auto ended = [&] {
+    return record.state != RequestState::kInterrupted && record.state != RequestState::kRunning;
+  };
   {
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
     if (entry->in_turn && entry->request.request_id == request_id) return StillRunning(session_id, request_id);
-    ASSIGN_OR_RETURN(std::optional<RequestRecord> found, FindRequest(entry->key, std::string(request_id)));
-    if (!found || found->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
-    record = *std::move(found);
-    if (record.state != RequestState::kInterrupted) return ResumeTurnResult{nullptr, std::move(record)};
-    SessionHeader& header = entry->header;
-    if (header.branch != record.branch || header.position != record.end_position) {
-      const std::string message =
-          StrCat("request '", request_id, "' was left at position ", record.end_position, ", but session '", session_id,
-                 "' has gone on to position ", header.position, " without it");
-      return WithDetails(absl::FailedPreconditionError(message),
-                         {.reason = "SUPERSEDED",
-                          .metadata = {{"position", StrCat(header.position)}},
-                          .preconditions = {{"SUPERSEDED", StrCat("sessions/", session_id), message}}});
-    }
+    RETURN_IF_ERROR(find());
+    if (ended()) return ResumeTurnResult{nullptr, std::move(record)};
+    if (c_.leases == nullptr) RETURN_IF_ERROR(CheckSuperseded(*entry, record));
     if (entry->busy) return BusyError(session_id);
+    RETURN_IF_ERROR(Hold(*entry, LeaseKeeper::Patience::kAsk, deadline));
+    HoldScope hold(*entry, c_.leases.get());
+    RETURN_IF_ERROR(find());
+    if (ended()) return ResumeTurnResult{nullptr, std::move(record)};
+    SessionHeader& header = entry->header;
+    RETURN_IF_ERROR(CheckSuperseded(*entry, record));
     RETURN_IF_ERROR(c_.CheckModel(session_id, header));
-    entry->busy = entry->in_turn = true;
+    entry->in_turn = true;
     before = entry->Info();
     before.active = false;
     record.state = RequestState::kRunning;
@@ -224,9 +245,22 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
     record.end_time = absl::InfiniteFuture();
     entry->request = record;
     outcome = OpenTurn(*entry, {});
+    hold.HandOn();
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), {}));
   return ResumeTurnResult{std::move(turn), std::move(record)};
+}
+
+absl::Status SessionManagerImpl::CheckSuperseded(const SessionEntry& entry, const RequestRecord& record) const {
+  const SessionHeader& header = entry.header;
+  if (header.branch == record.branch && header.position == record.end_position) return absl::OkStatus();
+  const std::string message =
+      StrCat("request '", record.request_id, "' was left at position ", record.end_position, ", but session '",
+             entry.id, "' has gone on to position ", header.position, " without it");
+  return WithDetails(absl::FailedPreconditionError(message),
+                     {.reason = "SUPERSEDED",
+                      .metadata = {{"position", StrCat(header.position)}},
+                      .preconditions = {{"SUPERSEDED", StrCat("sessions/", entry.id), message}}});
 }
 
 }  // namespace smt

@@ -4,8 +4,13 @@
 
 namespace smt {
 
-void SessionEntry::Release() {
+void SessionEntry::Release(LeaseKeeper* leases) {
   busy = in_turn = false;
+  if (leases != nullptr) {
+    if (!lease.empty()) leases->Release(key, lease);
+    lease.clear();
+    stale = true;  // others may write it from now on
+  }
   pending.clear();
   progress.reset();
   request = {};

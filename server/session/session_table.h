@@ -15,6 +15,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "server/session/lease_keeper.h"
 #include "server/session/session_record.h"
 
 namespace smt {
@@ -41,6 +42,20 @@ class TurnProgress {
     }
     if (changed) changed();
   }
+  // Another server wants the session: the turn is to end at its next token.
+  void AskToEnd() {
+    std::function<void()> changed;
+    {
+      absl::MutexLock lock(&mu_);
+      asked_to_end_ = true;
+      changed = changed_;
+    }
+    if (changed) changed();
+  }
+  bool asked_to_end() const {
+    absl::MutexLock lock(&mu_);
+    return asked_to_end_;
+  }
   // Called, no lock held, after each change.
   void Watch(std::function<void()> changed) {
     absl::MutexLock lock(&mu_);
@@ -59,6 +74,7 @@ class TurnProgress {
   mutable absl::Mutex mu_;
   int64_t durable_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
+  bool asked_to_end_ ABSL_GUARDED_BY(mu_) = false;
   std::function<void()> changed_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -81,8 +97,11 @@ struct SessionEntry {
   std::shared_ptr<TurnProgress> progress ABSL_GUARDED_BY(mu);
 
   bool free() const ABSL_SHARED_LOCKS_REQUIRED(mu) { return !busy; }
-  // Ends busy; forgets what is not certain any more.
-  void Release() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
+  std::string lease ABSL_GUARDED_BY(mu);  // while busy, in a shared store
+
+  // Ends busy and gives the lease back (`leases` is null where the store is not shared); forgets what is not certain
+  // any more. What was handed to the writer under the lease is committed.
+  void Release(LeaseKeeper* leases) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
   SessionInfo Info() const ABSL_SHARED_LOCKS_REQUIRED(mu);
 };
 

@@ -186,8 +186,15 @@ absl::StatusOr<bool> SessionWriter::PutSnapshot(const SessionKey& key, const Sna
   // Where one is damaged none can be listed; the new one is worth having all the same.
   if (absl::IsDataLoss(names.status())) names = std::vector<SnapshotName>();
   RETURN_IF_ERROR(names.status());
-  RETURN_IF_ERROR(store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s),
-                                     SuperfluousSnapshots(key, header, s.position, *names)));
+  const std::vector<SnapshotName> drop = SuperfluousSnapshots(key, header, s.position, *names);
+  const SnapshotName name{s.branch, s.position};
+  const std::string bytes = EncodeSnapshot(s);
+  if (leases_ == nullptr) {
+    RETURN_IF_ERROR(store_.PutSnapshot(key, name, bytes, drop));
+  } else {
+    RETURN_IF_ERROR(leases_->Borrow(
+        key, [&](const std::string& lease) { return lease_store_->PutSnapshotLeased(key, lease, name, bytes, drop); }));
+  }
   cache_.Put(key.uid, s);
   return true;
 }

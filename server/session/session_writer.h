@@ -17,6 +17,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "server/session/lease_keeper.h"
 #include "server/session/session_record.h"
 #include "server/session/state_cache.h"
 #include "server/store/session_store.h"
@@ -29,6 +30,11 @@ class SessionWriter {
 
   // States that are written go to `cache`, too.
   SessionWriter(SessionStore& store, StateCache& cache, int64_t max_pending_snapshot_bytes);
+  // Snapshots are then put under the session's lease. Before anything is queued.
+  void ShareStore(LeaseStore* store, LeaseKeeper* leases) {
+    lease_store_ = store;
+    leases_ = leases;
+  }
   ~SessionWriter();  // after everything queued was written
 
   // `done` runs on the writer thread when the write is committed (and on disk, with `sync`) or has failed.
@@ -70,6 +76,8 @@ class SessionWriter {
 
   SessionStore& store_;
   StateCache& cache_;
+  LeaseStore* lease_store_ = nullptr;
+  LeaseKeeper* leases_ = nullptr;
   const int64_t max_snapshot_bytes_;
 
   absl::Mutex mu_;

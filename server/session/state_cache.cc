@@ -37,6 +37,13 @@ void StateCache::Remove(uint64_t uid) {
   for (auto at = by_key_.lower_bound({uid, INT64_MIN}); at != by_key_.end() && at->first.first == uid;) Erase(at++);
 }
 
+void StateCache::Clear() {
+  absl::MutexLock lock(&mu_);
+  entries_.clear();
+  by_key_.clear();
+  bytes_ = 0;
+}
+
 int64_t StateCache::bytes() const {
   absl::MutexLock lock(&mu_);
   return bytes_;

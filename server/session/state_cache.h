@@ -25,6 +25,7 @@ class StateCache {
   // The one of this branch if its position is at most `max_position`; it was used now.
   std::optional<SnapshotRecord> Find(uint64_t uid, int64_t branch, int64_t max_position);
   void Remove(uint64_t uid);  // of all branches
+  void Clear();
 
   int64_t bytes() const;
 

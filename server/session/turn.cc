@@ -39,6 +39,7 @@ class TurnImpl final : public Turn {
   int64_t durable_position() const override { return progress_->durable(); }
   void Watch(std::function<void()> changed) override { progress_->Watch(std::move(changed)); }
   absl::Status status() const override { return progress_->status(); }
+  bool asked_to_end() const override { return progress_->asked_to_end(); }
 
   void Append(std::span<const int32_t> ids) override {
     if (finished_ || ids.empty()) return;
@@ -65,6 +66,7 @@ class TurnImpl final : public Turn {
     SessionHeader header = entry_->header;
     SessionWrite write;
     write.key = key_;
+    write.lease = entry_->lease;
     write.branch = header.branch;
     write.log_begin = header.before.end();
     write.position = entry_->log_end;  // an append that failed makes this fail too
@@ -88,7 +90,8 @@ class TurnImpl final : public Turn {
       write.requests.emplace_back(record.request_id, EncodeRequest(record));
     }
     c_.writer->Enqueue(std::move(write), sync,
-                       [entry = entry_, progress = progress_, end, sync, done = std::move(done)](absl::Status status) {
+                       [entry = entry_, progress = progress_, leases = c_.leases.get(), end, sync,
+                        done = std::move(done)](absl::Status status) {
                          if (status.ok() && sync) progress->Durable(end);
                          if (!status.ok()) {
                            progress->Fail(status);
@@ -97,7 +100,7 @@ class TurnImpl final : public Turn {
                          {
                            absl::MutexLock release(&entry->mu);
                            if (!status.ok()) entry->stale = true;
-                           entry->Release();
+                           entry->Release(leases);
                          }
                          if (done) done(status, progress->durable());
                        });
@@ -121,6 +124,7 @@ void SessionContext::WritePending(const std::shared_ptr<SessionEntry>& entry) {
   if (entry->pending.empty() || !entry->in_turn) return;
   SessionWrite write;
   write.key = entry->key;
+  write.lease = entry->lease;
   write.branch = entry->header.branch;
   write.log_begin = entry->header.before.end();
   write.position = entry->log_end;
