@@ -31,6 +31,7 @@ void EngineLoop::Run() {
     Expire();
     bool worked = false;
     if (fault_.ok()) PollTransfers(false);
+    SaveAsked();
     if (fault_.ok()) Admit();
     if (fault_.ok()) {
       worked = SubmitStep();
@@ -85,6 +86,9 @@ void EngineLoop::Handle(Command& command) {
       }
       return;
     }
+    case Command::Kind::kSaveState:
+      asked_.push_back(std::move(command));
+      return;
     case Command::Kind::kRestored:
       // After a fault it ends with the others.
       if (request != nullptr && request->phase == Request::Phase::kRestoring && fault_.ok()) {
@@ -219,7 +223,11 @@ void EngineLoop::HandleFault() {
   inbox_.Close(fault_);
   delivery_.AddRare(Event::Kind::kFault, nullptr).fault = fault_;
   EndAll(FinishReason::kError, fault_);
+  for (Transfer& transfer : transfers_) {  // which stay: the executor may still write to their buffers
+    if (transfer.kind == Transfer::Kind::kCopy) AnswerWithoutState(std::move(transfer.done));
+  }
   faulted_ = true;
+  SaveAsked();
 }
 
 void EngineLoop::PublishStats() {
