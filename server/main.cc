@@ -59,6 +59,8 @@ ABSL_FLAG(absl::Duration, max_connection_age, Default().max_connection_age,
           "Age at which connections are asked to reconnect, 1s to 576h, or inf.");
 ABSL_FLAG(int64_t, max_prompt_bytes, Default().limits.max_prompt_bytes, "Bytes of a prompt's text, 1 to 1073741824.");
 ABSL_FLAG(int64_t, max_prompt_tokens, Default().limits.max_prompt_tokens, "Tokens of a prompt, 1 to 134217728.");
+ABSL_FLAG(int64_t, max_session_file_bytes, Default().limits.max_session_file_bytes,
+          "Bytes of a session file that is imported, and of all that are being imported and exported, 1 to 2^40.");
 ABSL_FLAG(int64_t, max_tokens_limit, Default().limits.max_tokens, "Largest max_tokens a request may ask for.");
 ABSL_FLAG(int64_t, default_max_tokens, Default().limits.default_max_tokens,
           "max_tokens of requests that do not say, in tokens.");
@@ -89,6 +91,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
   options.limits.max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes);
   options.limits.max_prompt_tokens = absl::GetFlag(FLAGS_max_prompt_tokens);
+  options.limits.max_session_file_bytes = absl::GetFlag(FLAGS_max_session_file_bytes);
   options.limits.max_tokens = absl::GetFlag(FLAGS_max_tokens_limit);
   options.limits.default_max_tokens = absl::GetFlag(FLAGS_default_max_tokens);
   std::vector<std::string> errors = options.Validate();

@@ -101,6 +101,7 @@ absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* e
 
   context_.limits = options_.limits;
   context_.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  context_.config = config;
   context_.max_queue = options_.max_queue;
   if (config.bos_token_id) context_.bos = static_cast<int32_t>(*config.bos_token_id);
   if (config.eos_token_id) context_.eos = static_cast<int32_t>(*config.eos_token_id);

@@ -1,4 +1,4 @@
-// Resource names: "sessions/{id}" and "models/{id}".
+// Resource names: "sessions/{id}", "sessions/{id}/checkpoints/{id}" and "models/{id}".
 #pragma once
 
 #include <optional>
@@ -16,5 +16,11 @@ bool IsValidRequestId(std::string_view id);
 // The id of "sessions/{id}"; nothing when it is not of that form.
 std::optional<std::string> ParseSessionName(std::string_view name);
 std::string SessionName(std::string_view id);
+
+struct CheckpointName {
+  std::string session, id;
+};
+// Of "sessions/{id}/checkpoints/{id}"; nothing when it is not of that form.
+std::optional<CheckpointName> ParseCheckpointName(std::string_view name);
 
 }  // namespace smt

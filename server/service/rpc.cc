@@ -21,12 +21,6 @@ absl::Status NotServedYet(const char* service, const char* method) {
                      {.reason = "UNIMPLEMENTED"});
 }
 
-class FinishedUpload final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
- public:
-  explicit FinishedUpload(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
-};
-
 }  // namespace
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& call) {
@@ -96,20 +90,6 @@ grpc::ServerUnaryReactor* UnimplementedUnary(ServiceContext* context, const char
   auto call = UnaryCall::Make(RpcRecord(context->metrics, service, method), out);
   call->Reply(NotServedYet(service, method));
   return call.get();
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* UnimplementedStream(ServiceContext* context, const char* service,
-                                                                const char* method) {
-  auto call = StreamCall<int>::Make(RpcRecord(context->metrics, service, method), nullptr);
-  call->Fail(NotServedYet(service, method));
-  return call.get();
-}
-
-grpc::ServerReadReactor<grpc::ByteBuffer>* UnimplementedUpload(ServiceContext* context, const char* service,
-                                                               const char* method) {
-  const grpc::Status status = ToGrpcStatus(NotServedYet(service, method));
-  RpcRecord(context->metrics, service, method).Ended(status);
-  return new FinishedUpload(status);
 }
 
 }  // namespace smt

@@ -1,46 +1,16 @@
 #include "server/service/session_service.h"
 
-#include <map>
 #include <string>
 #include <utility>
 
 #include "server/service/names.h"
-#include "server/service/proto_time.h"
+#include "server/service/session_parts.h"
 #include "server/service/validators.h"
 
 namespace smt {
 namespace {
 
 constexpr char kService[] = "smt.v1.SessionService";
-
-void ToProto(const SessionInfo& info, v1::Session* out) {
-  out->set_name(SessionName(info.id));
-  out->set_position(info.position);
-  out->set_branch(info.branch);
-  *out->mutable_create_time() = smt::ToProto(info.create_time);
-  *out->mutable_update_time() = smt::ToProto(info.update_time);
-  if (info.expire_time != absl::InfiniteFuture()) *out->mutable_expire_time() = smt::ToProto(info.expire_time);
-  if (info.ttl != absl::InfiniteDuration()) *out->mutable_ttl() = smt::ToProto(info.ttl);
-  out->mutable_labels()->insert(info.labels.begin(), info.labels.end());
-  out->set_etag(info.etag);
-  out->set_model_fingerprint(info.model_fingerprint);
-  out->set_active(info.active);
-}
-
-std::map<std::string, std::string> Labels(const v1::Session& session) {
-  return {session.labels().begin(), session.labels().end()};
-}
-
-absl::Duration Ttl(const v1::Session& session) {
-  return session.has_ttl() ? *FromProto(session.ttl()) : absl::InfiniteDuration();
-}
-
-// Counts the operation and passes its status on.
-absl::Status Counted(ServiceContext* context, const char* op, absl::Status status) {
-  context->metrics->Add(Metric::kSessionOperationsTotal, 1,
-                        {op, status.ok() ? "ok" : absl::StatusCodeToString(status.code())});
-  return status;
-}
 
 absl::Status Answer(ServiceContext* context, const char* op, const absl::StatusOr<SessionInfo>& info,
                     v1::Session* out) {
@@ -50,7 +20,7 @@ absl::Status Answer(ServiceContext* context, const char* op, const absl::StatusO
 
 // "Same name, same ttl and labels, still empty" is what a retried creation finds.
 bool IsRetriedCreation(const SessionInfo& info, const v1::CreateSessionRequest& request) {
-  return info.position == 0 && info.ttl == Ttl(request.session()) && info.labels == Labels(request.session());
+  return info.position == 0 && info.ttl == TtlOf(request.session()) && info.labels == LabelsOf(request.session());
 }
 
 }  // namespace
@@ -63,7 +33,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::CreateSession(Call*, const Bytes*
         ValidateCreateSession(in, context->limits, &violations);
         if (!violations.empty()) return violations.ToStatus();
         absl::StatusOr<SessionInfo> info =
-            context->sessions->Create(in.session_id(), Ttl(in.session()), Labels(in.session()));
+            context->sessions->Create(in.session_id(), TtlOf(in.session()), LabelsOf(in.session()));
         if (absl::IsAlreadyExists(info.status()) && !in.request_id().empty() && !in.session_id().empty()) {
           absl::StatusOr<SessionInfo> present = context->sessions->Get(in.session_id());
           if (present.ok() && IsRetriedCreation(*present, in)) info = std::move(present);
@@ -117,8 +87,8 @@ SessionServiceImpl::Unary* SessionServiceImpl::UpdateSession(Call*, const Bytes*
           labels = !session.labels().empty();
         }
         SessionManager::Update update;
-        if (ttl) update.ttl = Ttl(session);
-        if (labels) update.labels = Labels(session);
+        if (ttl) update.ttl = TtlOf(session);
+        if (labels) update.labels = LabelsOf(session);
         if (!session.etag().empty()) update.etag = session.etag();
         return Answer(context, "update", context->sessions->UpdateSession(*ParseSessionName(session.name()), update),
                       out->mutable_session());
@@ -154,15 +124,6 @@ SessionServiceImpl::Unary* SessionServiceImpl::DeleteCheckpoint(Call*, const Byt
 }
 SessionServiceImpl::Unary* SessionServiceImpl::RollbackSession(Call*, const Bytes*, Bytes* response) {
   return UnimplementedUnary(context_, kService, "RollbackSession", response);
-}
-SessionServiceImpl::Stream* SessionServiceImpl::ExportSession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kService, "ExportSession");
-}
-SessionServiceImpl::Upload* SessionServiceImpl::ImportSession(Call*, Bytes*) {
-  return UnimplementedUpload(context_, kService, "ImportSession");
-}
-SessionServiceImpl::Stream* SessionServiceImpl::VerifySession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kService, "VerifySession");
 }
 
 }  // namespace smt

@@ -40,6 +40,8 @@ class SessionServiceImpl final : public session_service_internal::Raw {
   Unary* ListCheckpoints(Call* call, const Bytes* request, Bytes* response) override;
   Unary* DeleteCheckpoint(Call* call, const Bytes* request, Bytes* response) override;
   Unary* RollbackSession(Call* call, const Bytes* request, Bytes* response) override;
+
+  // session_transfer.cc, verify_run.cc
   Stream* ExportSession(Call* call, const Bytes* request) override;
   Upload* ImportSession(Call* call, Bytes* response) override;
   Stream* VerifySession(Call* call, const Bytes* request) override;

@@ -11,6 +11,7 @@ namespace {
 constexpr absl::Duration kMaxTtl = absl::Hours(24 * 365 * 100);
 constexpr size_t kMaxLabelKey = 63;
 constexpr size_t kMaxLabelValue = 256;
+constexpr size_t kMaxData = size_t{1} << 20;
 
 bool IsLabelKey(std::string_view key) {
   return !key.empty() && key.size() <= kMaxLabelKey && std::all_of(key.begin(), key.end(), [](char c) {
@@ -42,6 +43,12 @@ void CheckSession(const v1::Session& session, const RequestLimits& limits, Viola
   }
 }
 
+void CheckNewId(std::string_view id, Violations* violations) {
+  if (id.empty() || IsValidSessionId(id)) return;
+  violations->Add("session_id", StrCat("is ", ShowValue(id),
+                                       "; allowed are 1 to 63 characters of [a-z0-9_.-], the first a letter or digit"));
+}
+
 void CheckRequestId(std::string_view request_id, Violations* violations) {
   if (request_id.empty() || IsValidRequestId(request_id)) return;
   violations->Add("request_id",
@@ -67,11 +74,7 @@ void ValidatePage(int32_t page_size, Violations* violations) {
 
 void ValidateCreateSession(const v1::CreateSessionRequest& request, const RequestLimits& limits,
                            Violations* violations) {
-  if (!request.session_id().empty() && !IsValidSessionId(request.session_id())) {
-    violations->Add("session_id",
-                    StrCat("is ", ShowValue(request.session_id()),
-                           "; allowed are 1 to 63 characters of [a-z0-9_.-], the first a letter or digit"));
-  }
+  CheckNewId(request.session_id(), violations);
   CheckSession(request.session(), limits, violations);
   CheckRequestId(request.request_id(), violations);
 }
@@ -91,6 +94,40 @@ void ValidateUpdateSession(const v1::UpdateSessionRequest& request, const Reques
 void ValidateDeleteSession(const v1::DeleteSessionRequest& request, Violations* violations) {
   ValidateSessionName("name", request.name(), violations);
   CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateExportSession(const v1::ExportSessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
+  if (request.checkpoint().empty()) return;
+  const std::optional<CheckpointName> checkpoint = ParseCheckpointName(request.checkpoint());
+  if (!checkpoint || SessionName(checkpoint->session) != request.name()) {
+    violations->Add("checkpoint", StrCat("is ", ShowValue(request.checkpoint()),
+                                         "; allowed is one of this session's, sessions/{id}/checkpoints/{id}"));
+  }
+}
+
+void ValidateImportSession(const v1::ImportSessionRequest& request, bool first, const RequestLimits& limits,
+                           Violations* violations) {
+  if (first) {
+    CheckNewId(request.session_id(), violations);
+    CheckSession(request.session(), limits, violations);
+    CheckRequestId(request.request_id(), violations);
+  } else {
+    const auto refuse = [&](const char* field) {
+      violations->Add(field, "is set in a later message; allowed is only the first one of the stream");
+    };
+    if (!request.session_id().empty()) refuse("session_id");
+    if (request.has_session()) refuse("session");
+    if (!request.request_id().empty()) refuse("request_id");
+  }
+  if (request.data().size() > kMaxData) {
+    violations->Add(
+        "data", StrCat("is ", request.data().size(), " bytes long; allowed are at most ", kMaxData, " in a message"));
+  }
+}
+
+void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
 }
 
 }  // namespace smt

@@ -31,5 +31,10 @@ void ValidateCreateSession(const v1::CreateSessionRequest& request, const Reques
 void ValidateUpdateSession(const v1::UpdateSessionRequest& request, const RequestLimits& limits,
                            Violations* violations);
 void ValidateDeleteSession(const v1::DeleteSessionRequest& request, Violations* violations);
+void ValidateExportSession(const v1::ExportSessionRequest& request, Violations* violations);
+// `first`: of the stream's messages.
+void ValidateImportSession(const v1::ImportSessionRequest& request, bool first, const RequestLimits& limits,
+                           Violations* violations);
+void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* violations);
 
 }  // namespace smt

@@ -122,20 +122,6 @@ TEST_F(SessionServiceTest, WhatIsNotServedYetSaysSo) {
     v1::ForkSessionResponse response;
     check(sessions().ForkSession(&context, {}, &response));
   }
-  {
-    grpc::ClientContext context;
-    auto reader = sessions().ExportSession(&context, {});
-    v1::ExportSessionResponse response;
-    EXPECT_FALSE(reader->Read(&response));
-    check(reader->Finish());
-  }
-  {
-    grpc::ClientContext context;
-    v1::ImportSessionResponse response;
-    auto writer = sessions().ImportSession(&context, &response);
-    writer->WritesDone();
-    check(writer->Finish());
-  }
 }
 
 class ServerTest : public ServiceTest {};
