@@ -39,7 +39,10 @@ class FileSource final : public EventSource<v1::ExportSessionResponse> {
 
   void SetNotify(std::function<void()> notify) override { notify(); }
   TakeResult Take(v1::ExportSessionResponse* message) override {  // one caller at a time
-    if (sent_ == file_.size()) return TakeResult::kEnd;
+    if (sent_ == file_.size()) {
+      hold_ = nullptr;  // before the client hears of the end
+      return TakeResult::kEnd;
+    }
     if (sent_ == 0) message->set_total_bytes(static_cast<int64_t>(file_.size()));
     const size_t size = std::min(kMessageBytes, file_.size() - sent_);
     message->set_data(file_.data() + sent_, size);
@@ -50,7 +53,7 @@ class FileSource final : public EventSource<v1::ExportSessionResponse> {
   void OnDisconnect() override {}
 
  private:
-  const std::unique_ptr<TransferBudget::Hold> hold_;
+  std::unique_ptr<TransferBudget::Hold> hold_;
   const std::string file_;
   size_t sent_ = 0;
 };
@@ -111,7 +114,7 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
         call_(call),
         response_(response),
         record_(context->metrics, kService, "ImportSession"),
-        hold_(&context->transfers, context->limits.max_session_file_bytes) {}
+        hold_(std::make_unique<TransferBudget::Hold>(&context->transfers, context->limits.max_session_file_bytes)) {}
 
   bool cancelled() const { return cancelled_ || call_->IsCancelled(); }
 
@@ -124,12 +127,12 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     RETURN_IF_ERROR(violations.ToStatus());
     const auto size = static_cast<int64_t>(request.data().size());
     const int64_t limit = context_->limits.max_session_file_bytes;
-    if (hold_.bytes() + size > limit) {
+    if (hold_->bytes() + size > limit) {
       return WithDetails(absl::ResourceExhaustedError(StrCat("the session file has more than ", limit,
                                                              " bytes; that is the most (--max_session_file_bytes)")),
                          {.reason = "FILE_TOO_LARGE"});
     }
-    if (!hold_.Take(size)) return BudgetFull(limit);
+    if (!hold_->Take(size)) return BudgetFull(limit);
     file_ += request.data();
     if (!begun_) first_ = std::move(request);
     begun_ = true;
@@ -162,6 +165,7 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
   void End(const absl::Status& status) {
     file_ = {};
+    hold_ = nullptr;  // before the client hears of the end
     const grpc::Status grpc_status = ToGrpcStatus(Counted(context_, "import", status));
     record_.Ended(grpc_status);
     Finish(grpc_status);
@@ -175,7 +179,7 @@ class ImportCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   std::atomic<bool> cancelled_{false};
   grpc::ByteBuffer message_;  // being read
   // One thread at a time: gRPC's, then the pool's.
-  TransferBudget::Hold hold_;
+  std::unique_ptr<TransferBudget::Hold> hold_;
   bool begun_ = false;
   v1::ImportSessionRequest first_;
   std::string file_;
