@@ -248,6 +248,26 @@ Error Client::DeleteSession(const v1::DeleteSessionRequest& request) {
   return Call(*sessions_, &v1::SessionService::Stub::DeleteSession, request, &response);
 }
 
+Error Client::ListCheckpoints(const std::string& session, int page_size, const std::string& page_token,
+                              std::vector<v1::Checkpoint>* checkpoints, std::string* next_page_token) {
+  v1::ListCheckpointsRequest request;
+  request.set_parent(session);
+  request.set_page_size(page_size);
+  request.set_page_token(page_token);
+  v1::ListCheckpointsResponse response;
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::ListCheckpoints, request, &response);
+  for (auto& checkpoint : *response.mutable_checkpoints()) checkpoints->push_back(std::move(checkpoint));
+  *next_page_token = response.next_page_token();
+  return error;
+}
+
+Error Client::RollbackSession(const v1::RollbackSessionRequest& request, v1::Session* session) {
+  v1::RollbackSessionResponse response;
+  const Error error = Call(*sessions_, &v1::SessionService::Stub::RollbackSession, request, &response);
+  if (error.ok()) *session = std::move(*response.mutable_session());
+  return error;
+}
+
 Error Client::GetModel(v1::Model* model) {
   v1::GetModelResponse response;
   const Error error = Call(*models_, &v1::ModelService::Stub::GetModel, v1::GetModelRequest(), &response);

@@ -1,4 +1,4 @@
-// smt session list|show|create|update|delete.
+// smt session list|show|create|update|delete; the other ones have files of their own.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -49,7 +49,16 @@ int List(const Context& context) {
   return 0;
 }
 
-int Print(const Context& context, const client::Error& error, const v1::Session& session) {
+struct SessionFlags {
+  std::string id, etag;
+  double ttl = 0;
+  std::vector<std::string> labels;
+  bool allow_missing = false;
+};
+
+}  // namespace
+
+int PrintSession(const Context& context, const client::Error& error, const v1::Session& session) {
   if (!error.ok()) return Fail(error);
   if (context.json) {
     PrintJson(session);
@@ -59,14 +68,6 @@ int Print(const Context& context, const client::Error& error, const v1::Session&
   return 0;
 }
 
-struct SessionFlags {
-  std::string id, etag;
-  double ttl = 0;
-  std::vector<std::string> labels;
-  bool allow_missing = false;
-};
-
-// "key=value" into the map; false when there is no "=".
 bool AddLabels(const std::vector<std::string>& labels, v1::Session* session) {
   for (const std::string& label : labels) {
     const size_t at = label.find('=');
@@ -85,10 +86,8 @@ void SetTtl(double seconds, v1::Session* session) {
   session->mutable_ttl()->set_nanos(static_cast<int32_t>(ttl.tv_nsec));
 }
 
-}  // namespace
-
 void AddSessions(CLI::App* app, Context* context) {
-  CLI::App* sessions = app->add_subcommand("session", "List, show, create, update and delete sessions");
+  CLI::App* sessions = app->add_subcommand("session", "List, show, make, change, copy and check sessions");
   sessions->require_subcommand(1);
   auto flags = std::make_shared<SessionFlags>();
 
@@ -102,7 +101,7 @@ void AddSessions(CLI::App* app, Context* context) {
       client::Client client(context->options);
       v1::Session session;
       const client::Error error = client.GetSession(client::SessionName(flags->id), &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
@@ -120,7 +119,7 @@ void AddSessions(CLI::App* app, Context* context) {
       if (!AddLabels(flags->labels, request.mutable_session())) return 2;
       v1::Session session;
       const client::Error error = client.CreateSession(request, &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
@@ -143,7 +142,7 @@ void AddSessions(CLI::App* app, Context* context) {
       if (!AddLabels(flags->labels, request.mutable_session())) return 2;
       v1::Session session;
       const client::Error error = client.UpdateSession(request, &session);
-      return Print(*context, error, session);
+      return PrintSession(*context, error, session);
     };
   });
 
@@ -164,6 +163,7 @@ void AddSessions(CLI::App* app, Context* context) {
       return 0;
     };
   });
+  AddSessionTransfer(sessions, context);
 }
 
 }  // namespace smt::cli
