@@ -101,12 +101,14 @@ class VerifyRun final : public GenerationSink, public VerifyEvents, public std::
   }
   void OnTokens(std::span<const TokenOutput>) override {}
   void OnSnapshot(int64_t position, std::shared_ptr<const StateBuffer> state) override {
-    const auto [begin, end] =
-        std::ranges::equal_range(comparison_.states, position, {}, [](const Kept& kept) { return kept.position; });
-    if (begin != end) {
+    const auto before = [](const Kept& kept, int64_t position) { return kept.position < position; };
+    const std::vector<Kept>& states = comparison_.states;
+    auto kept = std::lower_bound(states.begin(), states.end(), position, before);
+    if (kept != states.end() && kept->position == position) {
       const StateHash hash = HashOf(*state);
-      const bool same = std::all_of(begin, end, [&](const Kept& kept) { return kept.hash == hash; });
-      if (!same && first_difference_ == 0) first_difference_ = position;
+      for (; kept != states.end() && kept->position == position; ++kept) {
+        if (kept->hash != hash && first_difference_ == 0) first_difference_ = position;
+      }
     }
     if (position == piece_end_) state_ = std::move(state);
   }

@@ -15,12 +15,20 @@ using ::testing::SizeIs;
 
 // What SaveState answered, how often and on which thread.
 struct Answer {
+  // Until it has; then nobody writes here any more.
+  void Await() {
+    PlainLock lock(mu);
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (times == 0 && absl::Now() < deadline) changed.WaitUntil(mu, deadline);
+    EXPECT_EQ(times, 1);
+  }
+
   PlainMutex mu;
   PlainCondition changed;
-  int times ABSL_GUARDED_BY(mu) = 0;
-  int64_t position ABSL_GUARDED_BY(mu) = -1;
-  std::shared_ptr<const StateBuffer> state ABSL_GUARDED_BY(mu);
-  std::thread::id thread ABSL_GUARDED_BY(mu);
+  int times = 0;
+  int64_t position = -1;
+  std::shared_ptr<const StateBuffer> state;
+  std::thread::id thread;
 };
 
 std::vector<int32_t> Prompt(int32_t count) {
@@ -44,16 +52,9 @@ class EngineSaveTest : public EngineFixture {
     });
     return answer;
   }
-  static void Await(Answer& answer) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (answer.times == 0 && absl::Now() < deadline) answer.changed.WaitUntil(answer.mu, deadline);
-    EXPECT_EQ(answer.times, 1);
-  }
-  // The state as FakeState, position 0 without one.
   std::pair<int64_t, std::shared_ptr<const StateBuffer>> Save(const std::string& key) {
     const std::shared_ptr<Answer> answer = Ask(key);
-    PlainLock lock(answer->mu);
-    Await(*answer);
+    answer->Await();
     EXPECT_NE(answer->thread, std::this_thread::get_id());
     EXPECT_EQ(answer->state == nullptr, answer->position == 0);
     return {answer->position, answer->state};
@@ -151,8 +152,7 @@ TEST_P(EngineSaveTest, EveryQuestionIsAnsweredOnceThroughAFault) {
   EXPECT_EQ(engine_->status().code(), absl::StatusCode::kUnavailable);
   asked.push_back(Ask("idle"));
   for (const auto& answer : asked) {
-    PlainLock lock(answer->mu);
-    Await(*answer);
+    answer->Await();
     if (answer->state != nullptr) ExpectStateOf(*answer->state, idle.log, answer->position);
   }
   PlainLock lock(asked.back()->mu);
@@ -166,8 +166,7 @@ TEST_P(EngineSaveTest, AForgottenSessionGivesNoStateThatIsStillBeingCopied) {
   for (int i = 0; i < 10; ++i) {
     const auto answer = Ask("a");
     engine_->Discard("a");
-    PlainLock lock(answer->mu);
-    Await(*answer);
+    answer->Await();
     if (answer->state != nullptr) ExpectStateOf(*answer->state, session.log, answer->position);
   }
   EXPECT_EQ(Save("a").second, nullptr);
