@@ -84,6 +84,18 @@ class Client {
                         std::vector<v1::Checkpoint>* checkpoints, std::string* next_page_token);
   Error DeleteCheckpoint(const v1::DeleteCheckpointRequest& request);
 
+  // client_transfer.cc. Like streams, they take stream_timeout; `context`, when given, is the caller's to cancel.
+  // Calls `take` for each piece of the session's file. Returning false cancels the call. OK: it was the whole file.
+  Error ExportSession(const v1::ExportSessionRequest& request,
+                      const std::function<bool(const std::string& data, int64_t total_bytes)>& take,
+                      grpc::ClientContext* context = nullptr);
+  // Sends what `read` gives, until it gives nothing; `first` says what to make of it.
+  Error ImportSession(const v1::ImportSessionRequest& first, const std::function<std::string()>& read,
+                      v1::Session* session, grpc::ClientContext* context = nullptr);
+  // Calls `on_message` for each; the last one has the result.
+  Error VerifySession(const std::string& name, const std::function<void(const v1::VerifySessionResponse&)>& on_message,
+                      grpc::ClientContext* context = nullptr);
+
   Error GetModel(v1::Model* model);
   // grpc.health.v1 of `service`; "" is readiness. `serving` is false for NOT_SERVING.
   Error Health(const std::string& service, bool* serving);

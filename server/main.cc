@@ -67,6 +67,8 @@ ABSL_FLAG(
     "Batch sizes to run before the server is ready, so that the first requests are not slow: a list such as 1,4,16, "
     "each 1 to 1048576 (those above the slots are skipped), auto (powers of two up to 256 on a GPU, none on a CPU), "
     "or empty for none.");
+ABSL_FLAG(absl::Duration, lease_ttl, Default().lease_ttl,
+          "With --store_url: how long a session that a server writes stays its own when it is not heard of.");
 ABSL_FLAG(int64_t, max_sessions, Default().max_sessions, "Sessions in the store; 0 is no limit.");
 ABSL_FLAG(int64_t, host_state_bytes, Default().host_state_bytes,
           "Memory for states of sessions that left their slot, the least recently used given up first; each is in the "
@@ -81,6 +83,8 @@ ABSL_FLAG(absl::Duration, max_connection_age, Default().max_connection_age,
           "Age at which connections are asked to reconnect, 1s to 576h, or inf.");
 ABSL_FLAG(int64_t, max_prompt_bytes, Default().limits.max_prompt_bytes, "Bytes of a prompt's text, 1 to 1073741824.");
 ABSL_FLAG(int64_t, max_prompt_tokens, Default().limits.max_prompt_tokens, "Tokens of a prompt, 1 to 134217728.");
+ABSL_FLAG(int64_t, max_session_file_bytes, Default().limits.max_session_file_bytes,
+          "Bytes of a session file that is imported, and of all that are being imported and exported, 1 to 2^40.");
 ABSL_FLAG(int64_t, max_tokens_limit, Default().limits.max_tokens, "Largest max_tokens a request may ask for.");
 ABSL_FLAG(int64_t, default_max_tokens, Default().limits.default_max_tokens,
           "max_tokens of requests that do not say, in tokens.");
@@ -114,6 +118,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
   options.worker_threads = absl::GetFlag(FLAGS_worker_threads);
   options.warmup_batches = absl::GetFlag(FLAGS_warmup_batches);
+  options.lease_ttl = absl::GetFlag(FLAGS_lease_ttl);
   options.max_sessions = absl::GetFlag(FLAGS_max_sessions);
   options.host_state_bytes = absl::GetFlag(FLAGS_host_state_bytes);
   options.request_ttl = absl::GetFlag(FLAGS_request_ttl);
@@ -122,6 +127,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.max_connection_age = absl::GetFlag(FLAGS_max_connection_age);
   options.limits.max_prompt_bytes = absl::GetFlag(FLAGS_max_prompt_bytes);
   options.limits.max_prompt_tokens = absl::GetFlag(FLAGS_max_prompt_tokens);
+  options.limits.max_session_file_bytes = absl::GetFlag(FLAGS_max_session_file_bytes);
   options.limits.max_tokens = absl::GetFlag(FLAGS_max_tokens_limit);
   options.limits.default_max_tokens = absl::GetFlag(FLAGS_default_max_tokens);
   std::vector<std::string> errors = options.Validate();

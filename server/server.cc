@@ -13,6 +13,7 @@
 #include "model/tokenizer/tokenizer.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
+#include "server/base/status_details.h"
 #include "server/engine/torch_executor.h"
 #include "server/engine/warm_up.h"
 #include "server/metrics/engine_metrics_adapter.h"
@@ -101,6 +102,7 @@ absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* e
 
   context_.limits = options_.limits;
   context_.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
+  context_.config = config;
   context_.max_queue = options_.max_queue;
   if (config.bos_token_id) context_.bos = static_cast<int32_t>(*config.bos_token_id);
   if (config.eos_token_id) context_.eos = static_cast<int32_t>(*config.eos_token_id);
@@ -116,13 +118,27 @@ absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* e
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<SessionStore>> Server::OpenStore() {
+absl::StatusOr<std::unique_ptr<SessionStore>> Server::OpenStore(SessionManager::Options* sessions) {
   const auto on_sync = [this](absl::Duration d) { metrics_.Observe(Metric::kStoreSyncDurationSeconds, d); };
   if (!options_.redis.address.empty()) {
     RedisStoreOptions store_options = options_.redis;
     store_options.on_sync = on_sync;
     ASSIGN_OR_RETURN(std::unique_ptr<RedisStore> store, OpenRedisStore(std::move(store_options)));
     LogInfo("store opened", {{"store", store->Description()}, {"durable_sync", store->durable_sync()}});
+    sessions->leases = store.get();
+    sessions->lease_ttl = options_.lease_ttl;
+    sessions->token_durability = [redis = store.get()]() -> absl::Status {
+      if (redis->durable_sync()) return absl::OkStatus();
+      const std::string why = StrCat("the store acknowledges writes before they are on disk (", redis->Description(),
+                                     "), so DURABILITY_TOKEN cannot be kept; Redis needs appendfsync always and no "
+                                     "failover to a replica");
+      return WithDetails(absl::FailedPreconditionError(why),
+                         {.reason = "STORE_NOT_DURABLE", .preconditions = {{"DURABILITY", "store", why}}});
+    };
+    sessions->on_store_replaced = [this] {
+      LogWarning("the shared store came back without what it had acknowledged", {});
+      if (Engine* engine = engine_for_removals_.load()) engine->DiscardAll();
+    };
     return store;
   }
   RocksDbStoreOptions store_options;
@@ -133,9 +149,8 @@ absl::StatusOr<std::unique_ptr<SessionStore>> Server::OpenStore() {
 }
 
 absl::Status Server::StartStore() {
-  ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenStore());
-
   SessionManager::Options session_options;
+  ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenStore(&session_options));
   session_options.model_fingerprint = fingerprint_;
   session_options.numerics_id = info_.numerics_id;
   session_options.state_bytes = info_.state_bytes;
@@ -270,9 +285,14 @@ void Server::CollectMetrics() {
   metrics_.Set(Metric::kStreamsParked, static_cast<double>(stats.paused), {"slow_reader"});
   metrics_.Set(Metric::kStoreFreeBytes, static_cast<double>(sessions_->StoreFreeBytes()));
   metrics_.Set(Metric::kDraining, context_.draining ? 1 : 0);
-  const int64_t errors = sessions_->counters().store_errors;
-  metrics_.Add(Metric::kStoreErrorsTotal, static_cast<double>(errors - store_errors_seen_), {"rocksdb", "commit"});
-  store_errors_seen_ = errors;
+  const SessionCounters now = sessions_->counters();
+  const char* const tier = options_.redis.address.empty() ? "rocksdb" : "redis";
+  const auto grown = [&](int64_t SessionCounters::*of) { return static_cast<double>(now.*of - seen_.*of); };
+  metrics_.Add(Metric::kStoreErrorsTotal, grown(&SessionCounters::store_errors), {tier, "commit"});
+  metrics_.Add(Metric::kSessionLeaseConflictsTotal, grown(&SessionCounters::lease_conflicts));
+  metrics_.Add(Metric::kLeaseRenewFailuresTotal, grown(&SessionCounters::lease_renew_failures));
+  metrics_.Set(Metric::kLeasesHeld, static_cast<double>(now.leases_held));
+  seen_ = now;
 }
 
 void Server::Stop() {

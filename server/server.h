@@ -49,7 +49,7 @@ class Server {
  private:
   explicit Server(const ServerOptions& options) : options_(options) {}
   absl::Status StartModel(const ExecutorFactory& new_executor, ExitCode* exit_code);
-  absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore();
+  absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(SessionManager::Options* sessions);
   absl::Status StartStore();
   absl::Status StartEngine();
   absl::Status WarmUpExecutor();
@@ -66,7 +66,7 @@ class Server {
   std::unique_ptr<Executor> executor_;  // until the engine takes it
   std::string fingerprint_;
   ExecutorInfo info_;
-  int64_t store_errors_seen_ = 0;
+  SessionCounters seen_;  // of sessions_, what the metrics have counted
   std::atomic<Engine*> engine_for_removals_{nullptr};
   std::unique_ptr<SessionManager> sessions_;
   std::unique_ptr<EngineMetrics> engine_metrics_;

@@ -86,9 +86,11 @@ std::vector<std::string> ServerOptions::Validate() const {
   range("store_min_free_bytes", store_min_free_bytes, 0, int64_t{1} << 50);
   range("max_prompt_bytes", limits.max_prompt_bytes, 1, int64_t{1} << 30);
   range("max_prompt_tokens", limits.max_prompt_tokens, 1, int64_t{1} << 27);
+  range("max_session_file_bytes", limits.max_session_file_bytes, 1, int64_t{1} << 40);
   range("max_tokens_limit", limits.max_tokens, 1, int64_t{1} << 40);
   range("default_max_tokens", limits.default_max_tokens, 0, limits.max_tokens);
   duration("drain_delay", drain_delay, absl::ZeroDuration(), absl::Hours(1));
+  duration("lease_ttl", lease_ttl, absl::Seconds(1), absl::Minutes(10));
   duration("request_ttl", request_ttl, absl::Seconds(1), absl::Hours(24 * 365));
   if (max_connection_age != absl::InfiniteDuration()) {
     duration("max_connection_age", max_connection_age, absl::Seconds(1), absl::Hours(24 * 24));

@@ -19,13 +19,20 @@ struct Context {
 };
 
 void AddGenerate(CLI::App* app, Context* context);
-void AddSessions(CLI::App* app, Context* context);    // session list|show|create|update|delete, and those below
-void AddBranching(CLI::App* app, Context* context);   // fork|rollback|checkpoint, of `session`
+void AddSessions(CLI::App* app, Context* context);   // session list|show|create|update|delete, and those below
+void AddBranching(CLI::App* app, Context* context);  // fork|rollback|checkpoint, of `session`
+// session export|import|verify|repair; `sessions` is the command that AddSessions makes.
+void AddSessionTransfer(CLI::App* sessions, Context* context);
 void AddText(CLI::App* app, Context* context);        // score, tokenize, detokenize
 void AddServerInfo(CLI::App* app, Context* context);  // model, health
 
 // Prints "smt: …" to stderr and gives the exit code.
 int Fail(const client::Error& error);
+// A session's answer to a call: for people or, with --json, for programs. Gives the exit code.
+int PrintSession(const Context& context, const client::Error& error, const v1::Session& session);
+// "KEY=VALUE" each, into the session; false, said on stderr, when one is not.
+bool AddLabels(const std::vector<std::string>& labels, v1::Session* session);
+void SetTtl(double seconds, v1::Session* session);
 // One JSON object on one line of stdout, field names as in the proto.
 void PrintJson(const google::protobuf::Message& message);
 // `text`, or all of stdin when it was not given. Binary safe.

@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
       ->envname("SMT_ADDRESS")
       ->capture_default_str();
   app.add_option("--timeout", timeout, "Seconds for unary calls")->capture_default_str();
-  auto* stream = app.add_option("--stream_timeout", stream_timeout, "Seconds for generate and score. Default: none");
+  auto* stream = app.add_option("--stream_timeout", stream_timeout,
+                                "Seconds for calls that stream, as generate and score. Default: none");
   app.add_flag("--json", context.json, "One JSON object an event or answer, on one line");
   smt::cli::AddGenerate(&app, &context);
   smt::cli::AddSessions(&app, &context);

@@ -1,4 +1,4 @@
-// smt session list|show|create|update|delete.
+// smt session list|show|create|update|delete; the other ones have files of their own.
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -82,7 +82,7 @@ void SetTtl(double seconds, v1::Session* session) {
 
 void AddSessions(CLI::App* app, Context* context) {
   CLI::App* sessions =
-      app->add_subcommand("session", "List, show, create, update, delete, fork and roll back sessions");
+      app->add_subcommand("session", "List, show, make, change, fork, roll back, copy and check sessions");
   sessions->require_subcommand(1);
   auto flags = std::make_shared<SessionFlags>();
 
@@ -160,6 +160,7 @@ void AddSessions(CLI::App* app, Context* context) {
   });
 
   AddBranching(sessions, context);
+  AddSessionTransfer(sessions, context);
 }
 
 }  // namespace smt::cli

@@ -115,6 +115,8 @@ void Delivery::Deliver(Event& event) {
         options_.on_evicted(event.rare->session_key, event.position, std::move(event.rare->state));
       }
       return;
+    case Event::Kind::kSaved:
+      return event.rare->done(event.position, std::move(event.rare->state));
     case Event::Kind::kFault:
       if (options_.on_fault) options_.on_fault(event.rare->fault);
       return;

@@ -24,6 +24,7 @@ struct RareEvent {
   std::vector<TokenLogprobs> logprobs;
   std::shared_ptr<const StateBuffer> state;
   std::string session_key;
+  Engine::StateDone done;  // kSaved
   absl::Status fault;
   FinishInfo finish;
   StepMetrics step;
@@ -34,10 +35,21 @@ struct RareEvent {
 };
 
 struct Event {
-  enum class Kind { kStarted, kIngested, kPromptLogprobs, kToken, kSnapshot, kFinished, kEvicted, kFault, kStep };
+  enum class Kind {
+    kStarted,
+    kIngested,
+    kPromptLogprobs,
+    kToken,
+    kSnapshot,
+    kFinished,
+    kEvicted,
+    kSaved,
+    kFault,
+    kStep
+  };
   Kind kind = Kind::kToken;
   GenerationSink* sink = nullptr;  // alive until its kFinished, which owns it
-  int64_t position = 0;            // kIngested: done; kPromptLogprobs, kSnapshot, kEvicted
+  int64_t position = 0;            // kIngested: done; kPromptLogprobs, kSnapshot, kEvicted, kSaved
   int64_t total = 0;               // kIngested
   TokenOutput token = {};          // kToken
   std::unique_ptr<RareEvent> rare = nullptr;

@@ -33,6 +33,14 @@ absl::Status CheckRequest(const EngineRequest& request, const Engine::Options& o
           absl::StrCat("prompt[", i, "] is ", request.prompt[i], "; ids must be in [0, ", info.vocab_size, ")"));
     }
   }
+  const int64_t end = request.head + static_cast<int64_t>(request.prompt.size());
+  for (size_t i = 0; i < request.save_at.size(); ++i) {
+    const int64_t least = i == 0 ? 0 : request.save_at[i - 1] + 1;
+    if (request.save_at[i] < least || request.save_at[i] > end) {
+      return absl::InvalidArgumentError(absl::StrCat("save_at[", i, "] is ", request.save_at[i],
+                                                     "; positions must ascend and be in [", least, ", ", end, "]"));
+    }
+  }
   if (!request.stop_strings.empty() &&
       (options.token_bytes == nullptr || options.token_bytes->size() < static_cast<size_t>(info.vocab_size))) {
     return absl::InvalidArgumentError("stop_strings need the bytes of every id, which the engine was not given");
@@ -87,6 +95,11 @@ class Engine::Impl {
     inbox_.Push({.kind = Command::Kind::kCancel, .handle = handle, .reason = reason});
   }
   void Discard(std::string_view key) { inbox_.Push({.kind = Command::Kind::kDiscard, .key = std::string(key)}); }
+  void SaveState(std::string_view key, StateDone done) {
+    Command command{.kind = Command::Kind::kSaveState, .key = std::string(key), .done = std::move(done)};
+    if (!inbox_.PushUnlessClosed(&command)) command.done(0, nullptr);
+  }
+  void DiscardAll() { inbox_.Push({.kind = Command::Kind::kDiscardAll}); }
   void Wake(RequestHandle handle) { inbox_.Push({.kind = Command::Kind::kWake, .handle = handle}); }
 
   EngineStats stats() const {
@@ -132,6 +145,8 @@ absl::StatusOr<RequestHandle> Engine::Submit(EngineRequest request) { return imp
 absl::Status Engine::status() const { return impl_->status(); }
 void Engine::Cancel(RequestHandle handle, FinishReason reason) { impl_->Cancel(handle, reason); }
 void Engine::Discard(std::string_view session_key) { impl_->Discard(session_key); }
+void Engine::SaveState(std::string_view session_key, StateDone done) { impl_->SaveState(session_key, std::move(done)); }
+void Engine::DiscardAll() { impl_->DiscardAll(); }
 void Engine::Wake(RequestHandle handle) { impl_->Wake(handle); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 void Engine::Drain() { impl_->Drain(); }

@@ -129,6 +129,8 @@ void EngineLoop::Begin(Request* request, std::vector<int32_t> before) {
     const size_t skipped = prior.size() - std::min(prior.size(), static_cast<size_t>(info_.input_tokens));
     executor_.BindSampling(request->slot, spec.sampling, std::span(prior).subspan(skipped), spec.generated);
   }
+  const int64_t position = slots_.at(request->slot).position;
+  while (request->next_save().value_or(position + 1) <= position) ++request->saved;
   request->feed = PromptFeed(
       std::move(before), spec.prompt,
       {.draw = draws, .score = spec.prompt_logprobs >= 0, .score_first = spec.score_first && spec.head >= 1});
@@ -174,17 +176,45 @@ void EngineLoop::AwaitSnapshots(const Request& request) {
 }
 
 void EngineLoop::Complete(Transfer& transfer) {
+  if (transfer.dropped && transfer.kind == Transfer::Kind::kCopy) return AnswerWithoutState(std::move(transfer.done));
   if (transfer.kind == Transfer::Kind::kLoad || transfer.dropped) return;
   RareEvent* event = nullptr;
   if (transfer.kind == Transfer::Kind::kSnapshot) {
     Request& request = *requests_.at(transfer.handle);
     event = &delivery_.AddRare(Event::Kind::kSnapshot, request.spec.sink.get(), transfer.position);
+  } else if (transfer.kind == Transfer::Kind::kCopy) {
+    event = &delivery_.AddRare(Event::Kind::kSaved, nullptr, transfer.position);
+    event->done = std::move(transfer.done);
   } else {
     event = &delivery_.AddRare(Event::Kind::kEvicted, nullptr, transfer.position);
     event->session_key = std::move(transfer.key);
   }
   event->state = std::move(transfer.buffer);
   event->duration = absl::Now() - transfer.begun;
+}
+
+// A request that has been announced finished may still have surplus work in its slot: that is over in an iteration.
+void EngineLoop::SaveAsked() {
+  std::vector<Command> later;
+  for (Command& command : asked_) {
+    const int32_t slot = draining_ || !fault_.ok() ? -1 : slots_.Find(command.key);
+    const Request* const user = slot < 0 ? nullptr : slots_.at(slot).request;
+    if (user != nullptr && user->phase == Request::Phase::kFinished && !slots_.at(slot).forget) {
+      later.push_back(std::move(command));
+    } else if (slot < 0 || user != nullptr || slots_.at(slot).position == 0) {
+      AnswerWithoutState(std::move(command.done));
+    } else {
+      Save(slot, {.kind = Transfer::Kind::kCopy,
+                  .key = std::move(command.key),
+                  .done = std::move(command.done),
+                  .position = slots_.at(slot).position});
+    }
+  }
+  asked_ = std::move(later);
+}
+
+void EngineLoop::AnswerWithoutState(Engine::StateDone done) {
+  delivery_.AddRare(Event::Kind::kSaved, nullptr).done = std::move(done);
 }
 
 }  // namespace smt

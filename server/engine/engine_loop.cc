@@ -31,6 +31,7 @@ void EngineLoop::Run() {
     Expire();
     bool worked = false;
     if (fault_.ok()) PollTransfers(false);
+    SaveAsked();
     if (fault_.ok()) Admit();
     if (fault_.ok()) {
       worked = SubmitStep();
@@ -76,15 +77,18 @@ void EngineLoop::Handle(Command& command) {
       return;
     case Command::Kind::kDiscard: {
       for (Transfer& transfer : transfers_) transfer.dropped |= transfer.key == command.key && !command.key.empty();
-      const int32_t slot = slots_.Find(command.key);
-      if (slot < 0) return;
-      if (slots_.at(slot).request != nullptr) {
-        slots_.at(slot).forget = true;
-      } else {
-        slots_.Free(slot);
-      }
+      if (const int32_t slot = slots_.Find(command.key); slot >= 0) Forget(slot);
       return;
     }
+    case Command::Kind::kDiscardAll:
+      for (Transfer& transfer : transfers_) transfer.dropped |= !transfer.key.empty();
+      for (int32_t slot = 0; slot < info_.slots; ++slot) {
+        if (!slots_.at(slot).key.empty()) Forget(slot);
+      }
+      return;
+    case Command::Kind::kSaveState:
+      asked_.push_back(std::move(command));
+      return;
     case Command::Kind::kRestored:
       // After a fault it ends with the others.
       if (request != nullptr && request->phase == Request::Phase::kRestoring && fault_.ok()) {
@@ -96,6 +100,14 @@ void EngineLoop::Handle(Command& command) {
       return EndAll(FinishReason::kDraining, absl::OkStatus());
     case Command::Kind::kWake:
       return;  // every iteration looks at what readers have consumed
+  }
+}
+
+void EngineLoop::Forget(int32_t slot) {
+  if (slots_.at(slot).request != nullptr) {
+    slots_.at(slot).forget = true;
+  } else {
+    slots_.Free(slot);
   }
 }
 
@@ -219,7 +231,11 @@ void EngineLoop::HandleFault() {
   inbox_.Close(fault_);
   delivery_.AddRare(Event::Kind::kFault, nullptr).fault = fault_;
   EndAll(FinishReason::kError, fault_);
+  for (Transfer& transfer : transfers_) {  // which stay: the executor may still write to their buffers
+    if (transfer.kind == Transfer::Kind::kCopy) AnswerWithoutState(std::move(transfer.done));
+  }
   faulted_ = true;
+  SaveAsked();
 }
 
 void EngineLoop::PublishStats() {

@@ -1,6 +1,7 @@
 // What the engine thread does and knows. An iteration is a list of small actions over one state:
 //
-//   commands → expire → transfers → admit → submit a step → take the oldest step's results → hand over events
+//   commands → expire → transfers → states asked for → admit → submit a step → take the oldest step's results → hand
+//   over events
 //
 // The invariant behind stopping without an undo: a slot's state never holds an id that its session's log does not. An
 // id is appended only by the step after the one that drew it, so when a request ends, a step that is still in flight
@@ -57,12 +58,13 @@ class EngineLoop {
   };
   // A Load or Save whose buffer is in use.
   struct Transfer {
-    enum class Kind { kLoad, kSnapshot, kEviction };
+    enum class Kind { kLoad, kSnapshot, kEviction, kCopy };
     Kind kind = Kind::kLoad;
     Ticket ticket = 0;
     std::shared_ptr<const StateBuffer> buffer = nullptr;
-    RequestHandle handle = 0;  // kSnapshot
-    std::string key = {};      // kEviction
+    RequestHandle handle = 0;          // kSnapshot
+    std::string key = {};              // kEviction, kCopy
+    Engine::StateDone done = nullptr;  // kCopy
     int64_t position = 0;
     absl::Time begun = {};
     bool dropped = false;
@@ -70,6 +72,7 @@ class EngineLoop {
 
   // engine_loop.cc
   void Handle(Command& command);
+  void Forget(int32_t slot);  // what a session has there; at the end of its request if it runs
   void Expire();
   void WatchExpiry(const Request& request);
   // Ends a request as soon as it stands at a token boundary, which may be now.
@@ -100,11 +103,15 @@ class EngineLoop {
   void PollTransfers(bool wait);
   void AwaitSnapshots(const Request& request);
   void Complete(Transfer& transfer);
+  // Answers Engine::SaveState: begins the copy, or says that there is none.
+  void SaveAsked();
+  void AnswerWithoutState(Engine::StateDone done);
 
   // engine_step.cc
   bool SubmitStep();
   // True when the request is to be left out of the step.
   bool TakeSnapshot(Request* request);
+  void SaveWhereAsked(Request* request);
   void PlanDraw(Request* request, Step* step);
   void PlanIngestion(int64_t budget, Step* step);
   void FinishOldestStep();
@@ -128,6 +135,7 @@ class EngineLoop {
   std::deque<std::unique_ptr<Step>> steps_;                                // in flight, oldest first
   std::vector<std::unique_ptr<Step>> spare_steps_;
   std::deque<Transfer> transfers_;
+  std::vector<Command> asked_;       // kSaveState, not answered yet
   std::vector<Request*> ingesting_;  // scratch of SubmitStep
   int64_t ingest_turns_ = 0;         // chunks planned so far
   int64_t paused_ = 0;               // in the latest step

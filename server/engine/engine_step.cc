@@ -78,6 +78,15 @@ bool EngineLoop::TakeSnapshot(Request* request) {
   return false;
 }
 
+// Of a request that absorbs: such items are not overlapped, so the slot stands where its last one ended.
+void EngineLoop::SaveWhereAsked(Request* request) {
+  Slot& slot = slots_.at(request->slot);
+  if (request->next_save() != slot.position) return;
+  ++request->saved;
+  Save(request->slot, {.kind = Transfer::Kind::kSnapshot, .handle = request->handle, .position = slot.position});
+  slot.snapshot_position = slot.position;
+}
+
 // Should the executor defer this, a later step's item, being the same, takes its place.
 void EngineLoop::PlanDraw(Request* request, Step* step) {
   PlanItem& item = step->plan.emplace_back();
@@ -105,6 +114,7 @@ void EngineLoop::PlanIngestion(int64_t budget, Step* step) {
     if (!slot.key.empty()) {
       ids = std::clamp<int64_t>(slot.snapshot_position + options_.snapshot_interval - slot.position, 1, ids);
     }
+    if (const auto save = request->next_save()) ids = std::min(ids, *save - slot.position);
     const PromptFeed::Item item = request->feed.Next(ids, std::max<int64_t>(ids / kScoreCost, 1));
     const auto absorbed = static_cast<int64_t>(item.ids.size());
     budget -= item.want == Want::kScore ? std::max<int64_t>(absorbed, 1) * kScoreCost : std::max<int64_t>(absorbed, 1);
@@ -193,6 +203,7 @@ void EngineLoop::TakeFeedResult(Request* request, const PromptFeed::Item& item, 
   const int64_t first_target = request->feed.FirstTarget(item);
   const int64_t before = request->feed.prompt_done();
   request->feed.Advance(item);
+  SaveWhereAsked(request);
   GenerationSink* const sink = request->spec.sink.get();
   if (item.want == Want::kScore) {
     delivery_.AddRare(Event::Kind::kPromptLogprobs, sink, request->spec.head + first_target + 1).logprobs =

@@ -30,6 +30,13 @@ void Inbox::Push(Command command) {
   Add(std::move(command));
 }
 
+bool Inbox::PushUnlessClosed(Command* command) {
+  PlainLock lock(mu_);
+  if (!closed_.ok()) return false;
+  Add(std::move(*command));
+  return true;
+}
+
 void Inbox::Add(Command command) {
   // Any number of wake-ups is one.
   if (command.kind == Command::Kind::kWake && !commands_.empty()) return;

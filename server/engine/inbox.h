@@ -19,13 +19,14 @@
 namespace smt {
 
 struct Command {
-  enum class Kind { kSubmit, kCancel, kDiscard, kWake, kRestored, kDrain };
+  enum class Kind { kSubmit, kCancel, kDiscard, kDiscardAll, kSaveState, kWake, kRestored, kDrain };
   Kind kind = Kind::kWake;
   RequestHandle handle = 0;                                  // kCancel, kRestored
   FinishReason reason = FinishReason::kCancelled;            // kCancel
-  std::string key = {};                                      // kDiscard
+  std::string key = {};                                      // kDiscard, kSaveState
   std::unique_ptr<Request> request = nullptr;                // kSubmit
   absl::StatusOr<RestoredState> restored = RestoredState();  // kRestored
+  Engine::StateDone done = nullptr;                          // kSaveState
 };
 
 class Inbox {
@@ -36,6 +37,8 @@ class Inbox {
   // session has one already.
   absl::StatusOr<RequestHandle> Submit(std::unique_ptr<Request> request) ABSL_LOCKS_EXCLUDED(mu_);
   void Push(Command command) ABSL_LOCKS_EXCLUDED(mu_);
+  // False, the command being as it was, after Close. What is taken the engine thread sees before it ends.
+  [[nodiscard]] bool PushUnlessClosed(Command* command) ABSL_LOCKS_EXCLUDED(mu_);
   // Submit answers `why` from now on; the first call's reason stays.
   void Close(absl::Status why) ABSL_LOCKS_EXCLUDED(mu_);
   // What Close was given; OK before.

@@ -46,6 +46,7 @@ struct Request {
   int32_t items_in_flight = 0;         // submitted, result not seen
   int32_t draws_in_flight = 0;         // of these, those that draw
   int64_t ingest_turn = 0;             // when its last chunk was planned: who waited longest comes first
+  size_t saved = 0;                    // of spec.save_at: those taken or passed
   std::optional<FinishReason> ending;  // as soon as nothing is in flight
   absl::Status failure;                // with ending == kError
 
@@ -54,6 +55,10 @@ struct Request {
   bool resident = false;
   int64_t recomputed_tokens = 0;
 
+  // Where the next chunk has to end.
+  std::optional<int64_t> next_save() const {
+    return saved < spec.save_at.size() ? std::optional(spec.save_at[saved]) : std::nullopt;
+  }
   // Of the session's log: head, prompt and what was generated.
   int64_t log_position() const { return spec.head + prompt_size + generated; }
 };

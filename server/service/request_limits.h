@@ -14,6 +14,8 @@ struct RequestLimits {
   int64_t max_tokens = 1 << 20;
   int64_t default_max_tokens = 256;
   int64_t max_score_entries = int64_t{4} << 20;  // scored ids x (1 + top_logprobs): they wait in memory for the reader
+  // Of a session file that is imported, and of all that are on their way in and out.
+  int64_t max_session_file_bytes = int64_t{1} << 30;
   int32_t max_stop_strings = 16;
   int32_t max_stop_string_bytes = 256;
   int32_t max_stop_token_ids = 64;

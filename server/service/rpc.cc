@@ -16,17 +16,6 @@ const char* CodeName(grpc::StatusCode code) {
   return code >= 0 && code < static_cast<int>(std::size(kNames)) ? kNames[code] : "Unknown";
 }
 
-absl::Status NotServedYet(const char* service, const char* method) {
-  return WithDetails(absl::UnimplementedError(StrCat(service, "/", method, " is not available in this version")),
-                     {.reason = "UNIMPLEMENTED"});
-}
-
-class FinishedUpload final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
- public:
-  explicit FinishedUpload(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
-};
-
 }  // namespace
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& call) {
@@ -89,27 +78,6 @@ void UnaryCall::OnCancel() {
     if (!replied_) hook = cancel_hook_;
   }
   if (hook) hook();
-}
-
-grpc::ServerUnaryReactor* UnimplementedUnary(ServiceContext* context, const char* service, const char* method,
-                                             grpc::ByteBuffer* out) {
-  auto call = UnaryCall::Make(RpcRecord(context->metrics, service, method), out);
-  call->Reply(NotServedYet(service, method));
-  return call.get();
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* UnimplementedStream(ServiceContext* context, const char* service,
-                                                                const char* method) {
-  auto call = StreamCall<int>::Make(RpcRecord(context->metrics, service, method), nullptr);
-  call->Fail(NotServedYet(service, method));
-  return call.get();
-}
-
-grpc::ServerReadReactor<grpc::ByteBuffer>* UnimplementedUpload(ServiceContext* context, const char* service,
-                                                               const char* method) {
-  const grpc::Status status = ToGrpcStatus(NotServedYet(service, method));
-  RpcRecord(context->metrics, service, method).Ended(status);
-  return new FinishedUpload(status);
 }
 
 }  // namespace smt

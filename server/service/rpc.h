@@ -242,12 +242,4 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-// For RPCs that are designed but not served yet.
-grpc::ServerUnaryReactor* UnimplementedUnary(ServiceContext* context, const char* service, const char* method,
-                                             grpc::ByteBuffer* out);
-grpc::ServerWriteReactor<grpc::ByteBuffer>* UnimplementedStream(ServiceContext* context, const char* service,
-                                                                const char* method);
-grpc::ServerReadReactor<grpc::ByteBuffer>* UnimplementedUpload(ServiceContext* context, const char* service,
-                                                               const char* method);
-
 }  // namespace smt

@@ -5,6 +5,7 @@
 
 #include "server/service/names.h"
 #include "server/service/proto_time.h"
+#include "server/service/resident_state.h"
 #include "server/service/session_messages.h"
 #include "server/service/session_service.h"
 #include "server/service/validators.h"
@@ -43,7 +44,12 @@ SessionServiceImpl::Unary* SessionServiceImpl::ForkSession(Call*, const Bytes* r
         if (!in.session().labels().empty()) spec.labels = Labels(in.session());
         if (in.has_expected_position()) spec.expected_position = in.expected_position();
         spec.request_id = in.request_id();
-        return Answer(context, "fork", context->sessions->Fork(spec), out->mutable_session());
+        const absl::StatusOr<SessionInfo> child = context->sessions->Fork(spec);
+        if (child.ok() && spec.checkpoint_id.empty()) {
+          const absl::StatusOr<SessionInfo> parent = context->sessions->Get(spec.session_id);
+          if (parent.ok()) SaveResident(context, *parent, *child);
+        }
+        return Answer(context, "fork", child, out->mutable_session());
       });
 }
 

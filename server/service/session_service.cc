@@ -91,14 +91,4 @@ SessionServiceImpl::Unary* SessionServiceImpl::DeleteSession(Call*, const Bytes*
       });
 }
 
-SessionServiceImpl::Stream* SessionServiceImpl::ExportSession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kSessionService, "ExportSession");
-}
-SessionServiceImpl::Upload* SessionServiceImpl::ImportSession(Call*, Bytes*) {
-  return UnimplementedUpload(context_, kSessionService, "ImportSession");
-}
-SessionServiceImpl::Stream* SessionServiceImpl::VerifySession(Call*, const Bytes*) {
-  return UnimplementedStream(context_, kSessionService, "VerifySession");
-}
-
 }  // namespace smt

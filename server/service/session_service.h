@@ -41,7 +41,7 @@ class SessionServiceImpl final : public session_service_internal::Raw {
   Unary* DeleteCheckpoint(Call* call, const Bytes* request, Bytes* response) override;
   Unary* RollbackSession(Call* call, const Bytes* request, Bytes* response) override;
 
-  // Designed, not served yet: UNIMPLEMENTED.
+  // session_transfer.cc, verify_run.cc
   Stream* ExportSession(Call* call, const Bytes* request) override;
   Upload* ImportSession(Call* call, Bytes* response) override;
   Stream* VerifySession(Call* call, const Bytes* request) override;

@@ -11,6 +11,7 @@ namespace {
 constexpr absl::Duration kMaxTtl = absl::Hours(24 * 365 * 100);
 constexpr size_t kMaxLabelKey = 63;
 constexpr size_t kMaxLabelValue = 256;
+constexpr size_t kMaxData = size_t{1} << 20;
 
 bool IsLabelKey(std::string_view key) {
   return !key.empty() && key.size() <= kMaxLabelKey && std::all_of(key.begin(), key.end(), [](char c) {
@@ -48,7 +49,6 @@ void CheckRequestId(std::string_view request_id, Violations* violations) {
                   StrCat("is ", ShowValue(request_id), "; allowed are 1 to 64 characters of [A-Za-z0-9_.:-]"));
 }
 
-// An id that a request wants for what it makes; empty: the server draws one.
 void CheckNewId(const std::string& field, std::string_view id, Violations* violations) {
   if (id.empty() || IsValidSessionId(id)) return;
   violations->Add(field, StrCat("is ", ShowValue(id),
@@ -159,6 +159,35 @@ void ValidateRollbackSession(const v1::RollbackSessionRequest& request, Violatio
       break;
   }
   CheckRequestId(request.request_id(), violations);
+}
+
+void ValidateExportSession(const v1::ExportSessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
+  if (!request.checkpoint().empty()) CheckCheckpointOf(request.name(), request.checkpoint(), violations);
+}
+
+void ValidateImportSession(const v1::ImportSessionRequest& request, bool first, const RequestLimits& limits,
+                           Violations* violations) {
+  if (first) {
+    CheckNewId("session_id", request.session_id(), violations);
+    CheckSession(request.session(), limits, violations);
+    CheckRequestId(request.request_id(), violations);
+  } else {
+    const auto refuse = [&](const char* field) {
+      violations->Add(field, "is set in a later message; allowed is only the first one of the stream");
+    };
+    if (!request.session_id().empty()) refuse("session_id");
+    if (request.has_session()) refuse("session");
+    if (!request.request_id().empty()) refuse("request_id");
+  }
+  if (request.data().size() > kMaxData) {
+    violations->Add(
+        "data", StrCat("is ", request.data().size(), " bytes long; allowed are at most ", kMaxData, " in a message"));
+  }
+}
+
+void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* violations) {
+  ValidateSessionName("name", request.name(), violations);
 }
 
 }  // namespace smt

@@ -35,5 +35,10 @@ void ValidateForkSession(const v1::ForkSessionRequest& request, const RequestLim
 void ValidateCreateCheckpoint(const v1::CreateCheckpointRequest& request, Violations* violations);
 void ValidateDeleteCheckpoint(const v1::DeleteCheckpointRequest& request, Violations* violations);
 void ValidateRollbackSession(const v1::RollbackSessionRequest& request, Violations* violations);
+void ValidateExportSession(const v1::ExportSessionRequest& request, Violations* violations);
+// `first`: of the stream's messages.
+void ValidateImportSession(const v1::ImportSessionRequest& request, bool first, const RequestLimits& limits,
+                           Violations* violations);
+void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* violations);
 
 }  // namespace smt

@@ -190,6 +190,33 @@ TEST_F(CliTest, SessionsAreCreatedListedUpdatedAndDeleted) {
   EXPECT_EQ(Smt({"session", "delete", "notes"}).code, 3);
 }
 
+TEST_F(CliTest, ASessionLeavesAsAFileComesBackAndIsVerified) {
+  TempDir dir;
+  const std::string path = dir.path() + "/leaves.safetensors";
+  ASSERT_EQ(Smt({"generate", "--prompt=The old man", "--session=leaves", "--max_tokens=30", "--seed=1"}).code, 0);
+  Result result = Smt({"session", "export", "leaves", path});
+  EXPECT_EQ(result.code, 0) << result.err;
+  result = Smt({"session", "import", path, "--id=comes", "--label=from=leaves"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("from=leaves"));
+  result = Smt({"session", "verify", "comes"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("identical"));
+  const auto go_on = [&](const std::string& session) {
+    return Smt({"generate", "--continue", "--session=" + session, "--max_tokens=20", "--seed=2"}).out;
+  };
+  EXPECT_EQ(go_on("comes"), go_on("leaves"));
+  result = Smt({"session", "repair", "comes"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("nothing to repair"));
+
+  EXPECT_EQ(Smt({"session", "import", path, "--id=comes"}).code, 4);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  EXPECT_EQ(Smt({"session", "import", path}).code, 6);
+  EXPECT_EQ(Smt({"session", "export", "nobody", path + ".none"}).code, 3);
+  EXPECT_FALSE(std::filesystem::exists(path + ".none"));
+}
+
 TEST_F(CliTest, TokenizeAndDetokenizeAreInverse) {
   const std::string text = "It's  a “test”, 3.14 — ünïcödé\n";
   const Result ids = Smt({"tokenize"}, text);

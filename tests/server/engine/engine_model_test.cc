@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "model/cpu_slot_runner.h"
 #include "model/generate.h"
 #include "server/engine/torch_executor.h"
@@ -107,6 +108,50 @@ TEST_P(EngineModelTest, BatchedTurnsWithEvictionsEqualTheOfflineLoop) {
     alone->Save(i, expected.span());
     EXPECT_EQ(std::memcmp(expected.span().data(), state->span().data(), state->size()), 0) << "session " << i;
   }
+}
+
+TEST_P(EngineModelTest, StatesAskedForAreThoseOfASessionThatStoodThere) {
+  const StrideHybridConfig& config = GetParam().config;
+  Engine engine({.ingest_tokens_per_step = 7, .ingest_tokens_per_step_idle = 11},
+                NewTorchExecutor(NewRunner(config, 3), "cpu", "float32"), nullptr);
+  const std::unique_ptr<SlotRunner> alone = NewRunner(config, 1);
+  const auto expect_state = [&](const std::vector<int32_t>& log, int64_t position, const StateBuffer& state) {
+    alone->Reset(0);
+    const SlotRunner::Chunk chunk{0, std::span(log).first(static_cast<size_t>(position))};
+    alone->Ingest({&chunk, 1});
+    StateBuffer expected(state.size());
+    alone->Save(0, expected.span());
+    EXPECT_EQ(std::memcmp(expected.span().data(), state.span().data(), state.size()), 0) << "at position " << position;
+  };
+
+  std::vector<int32_t> log = RandomIds(60, config.vocab_size);
+  std::vector<std::vector<int32_t>> generated;
+  for (const bool save : {false, true}) {
+    auto sink = std::make_shared<RecordingSink>();
+    EngineRequest request;
+    request.session_key = save ? "saved" : "";
+    request.prompt = log;
+    request.sampling = std::make_shared<SamplingParams>();
+    request.max_tokens = 10;
+    if (save) request.save_at = {1, 2, 7, 8, 41, 60};
+    request.sink = sink;
+    sink->set_engine(&engine);
+    ASSERT_TRUE(engine.Submit(std::move(request)).ok());
+    EXPECT_EQ(sink->Await().reason, FinishReason::kMaxTokens);
+    generated.push_back(sink->ids());
+    EXPECT_EQ(sink->snapshots().size(), save ? 6u : 0u);
+    for (const auto& [position, state] : sink->snapshots()) expect_state(log, position, *state);
+  }
+  EXPECT_EQ(generated[0], generated[1]);
+
+  log.insert(log.end(), generated[1].begin(), generated[1].end());
+  absl::Notification done;
+  engine.SaveState("saved", [&](int64_t position, std::shared_ptr<const StateBuffer> state) {
+    EXPECT_GE(position, 69);
+    if (state != nullptr) expect_state(log, position, *state);
+    done.Notify();
+  });
+  done.WaitForNotification();
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineModelTest, testing::ValuesIn(TinyCases()),

@@ -116,28 +116,6 @@ TEST_F(SessionServiceTest, ADeletedSessionIsGoneAndItsNameStartsAnew) {
   EXPECT_EQ(Stream(spec).text, Expected(5, 2)) << "no state of the old one";
 }
 
-TEST_F(SessionServiceTest, WhatIsNotServedYetSaysSo) {
-  const auto check = [](const grpc::Status& status) {
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-    EXPECT_THAT(status.error_message(), HasSubstr("not available in this version"));
-    EXPECT_EQ(DetailsOf(status).info.reason(), "UNIMPLEMENTED");
-  };
-  {
-    grpc::ClientContext context;
-    auto reader = sessions().ExportSession(&context, {});
-    v1::ExportSessionResponse response;
-    EXPECT_FALSE(reader->Read(&response));
-    check(reader->Finish());
-  }
-  {
-    grpc::ClientContext context;
-    v1::ImportSessionResponse response;
-    auto writer = sessions().ImportSession(&context, &response);
-    writer->WritesDone();
-    check(writer->Finish());
-  }
-}
-
 class ServerTest : public ServiceTest {};
 
 TEST_F(ServerTest, ModelsAreDescribed) {

@@ -5,12 +5,6 @@
 #include "model/base/strings.h"
 
 namespace smt {
-namespace {
-
-constexpr int64_t kStateBytes = 64;
-
-}  // namespace
-
 ByteCodec::ByteCodec() {
   for (int i = 0; i < 256; ++i) token_bytes_.emplace_back(1, static_cast<char>(i));
   token_bytes_.emplace_back("<eos>");
@@ -82,7 +76,7 @@ void ServiceTest::StartServer() {
   SessionManager::Options session_options;
   session_options.model_fingerprint = "model-1";
   session_options.numerics_id = "fake";
-  session_options.state_bytes = kStateBytes;
+  session_options.state_bytes = static_cast<int64_t>(StateLayout(FakeConfig()).bytes());
   session_options.input_tokens = 8;
   session_options.sweep_interval = absl::InfiniteDuration();
   session_options.on_removed = [this](std::string_view key) {
@@ -95,8 +89,8 @@ void ServiceTest::StartServer() {
     session_manager_->SaveEvicted(key, position, std::move(state));
   };
   engine_metrics_ = NewEngineMetrics(&metrics_);
-  engine_ = std::make_unique<Engine>(engine_options_, std::make_unique<FakeExecutor>(model_, slots_, kStateBytes),
-                                     engine_metrics_.get());
+  engine_ =
+      std::make_unique<Engine>(engine_options_, std::make_unique<FakeExecutor>(model_, slots_), engine_metrics_.get());
   context_.engine = engine_.get();
   context_.sessions = session_manager_.get();
   context_.codec = &codec_;
@@ -105,6 +99,8 @@ void ServiceTest::StartServer() {
   context_.waiters = waiters_.get();
   context_.max_queue = engine_options_.max_queue;
   context_.model.set_name("models/fake");
+  context_.model.set_fingerprint("model-1");
+  context_.config = FakeConfig();
   auto server = GrpcServer::Start({.address = "127.0.0.1:0"}, &context_);
   ASSERT_OK(server);
   server_ = *std::move(server);

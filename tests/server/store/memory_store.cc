@@ -22,6 +22,11 @@ void MemoryStore::FailCommits(int count, absl::Status status) {
   fail_status_ = std::move(status);
 }
 
+void MemoryStore::DamageLog(int64_t position) {
+  absl::MutexLock lock(&mu_);
+  damaged_position_ = position;
+}
+
 int64_t MemoryStore::commits() const {
   absl::MutexLock lock(&mu_);
   return static_cast<int64_t>(group_sizes_.size());
@@ -167,6 +172,9 @@ absl::StatusOr<std::vector<int32_t>> MemoryStore::ReadLog(const SessionKey& key,
                                                           int64_t last) {
   absl::MutexLock lock(&mu_);
   if (first < 1 || last < first) return std::vector<int32_t>();
+  if (damaged_position_ >= first && damaged_position_ <= last) {
+    return absl::DataLossError(StrCat("session '", key.id, "': the log is damaged at position ", damaged_position_));
+  }
   const auto data = data_.find(key.uid);
   const Log log = data == data_.end() ? Log() : data->second.logs[branch];
   if (first <= log.start || last > log.end()) {
