@@ -275,7 +275,10 @@ absl::StatusOr<RedisEndpoint> RedisClient::AskSentinels(SteadyTime deadline) {
     std::vector<RedisReply> replies;
     const RedisCommand ask = {"SENTINEL", "get-master-addr-by-name", options_.sentinel_master};
     status = (*connection)->Run({&ask, 1}, deadline, &replies);
-    if (!status.ok()) continue;
+    if (!status.ok()) {
+      status = absl::UnavailableError(std::string(status.message()));
+      continue;
+    }
     if (replies[0].elements.size() == 2) {
       RedisEndpoint master;
       master.host = replies[0].elements[0].text;
@@ -295,7 +298,9 @@ absl::StatusOr<RedisClient::Connection> RedisClient::Connect() {
     ASSIGN_OR_RETURN(endpoint, AskSentinels(deadline));
   }
   ASSIGN_OR_RETURN(Connection connection, RedisConnection::Connect(endpoint, tls_.get(), deadline));
-  RETURN_IF_ERROR(Greet(*connection, deadline));
+  const absl::Status status = Greet(*connection, deadline);
+  if (absl::IsDeadlineExceeded(status)) return absl::UnavailableError(std::string(status.message()));
+  RETURN_IF_ERROR(status);
   return connection;
 }
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t kMaxSegmentIds = 4096;  // a reader decodes whole segments
 constexpr int kTailSegments = 96;        // looked at to join short ones
+constexpr size_t kMostJoins = 16;        // in one commit
 using Kind = SessionWrite::Kind;
 
 uint64_t RandomBits() {
@@ -134,8 +135,8 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
   for (const Wave::Session& s : wave.sessions) {
     const bool released = !(s.stale || references) || ReleaseStale(s.key).ok();
     if (released && !s.unfinished && (s.creates || s.removes || references)) deferred_.push_back(ClearPending(s.key));
-    for (const int64_t branch : s.long_tails) JoinTail(s.key, branch);
   }
+  JoinTails(wave);
   return absl::OkStatus();
 }
 
@@ -313,32 +314,50 @@ absl::Status RedisStoreImpl::Purge(const SessionKey& key) {
 }
 
 // Appends of one id each leave a record for each: a run of them becomes one, so that a log takes little more than its
-// ids. Nothing depends on its success.
-void RedisStoreImpl::JoinTail(const SessionKey& key, int64_t branch) {
-  const absl::StatusOr<Tail> tail = ReadTail(key, branch, kTailSegments, kMaxSegmentIds * 4);
-  if (!tail.ok()) return;
+// ids. Nothing depends on its success, and those left out come again with their next append.
+void RedisStoreImpl::JoinTails(const Wave& wave) const {
+  std::vector<std::pair<const SessionKey*, int64_t>> tails;
+  std::vector<RedisCommand> commands;
+  for (const Wave::Session& s : wave.sessions) {
+    for (const int64_t branch : s.long_tails) {
+      if (tails.size() == kMostJoins) break;
+      tails.emplace_back(&s.key, branch);
+      commands.push_back(TailCommand(s.key, branch, kTailSegments, kMaxSegmentIds * 4));
+    }
+  }
+  const auto replies = client_->Run(commands, Effect::kRead, Lane::kCommit);
+  if (!replies.ok()) return;
+  commands.clear();
+  for (size_t i = 0; i < tails.size(); ++i) {
+    if (auto join = JoinCommand(*tails[i].first, tails[i].second, (*replies)[i])) commands.push_back(*std::move(join));
+  }
+  client_->Run(commands, Effect::kRead, Lane::kCommit).IgnoreError();
+}
+
+std::optional<RedisCommand> RedisStoreImpl::JoinCommand(const SessionKey& key, int64_t branch,
+                                                        const RedisReply& reply) const {
+  if (reply.is_error()) return std::nullopt;
+  const absl::StatusOr<Tail> tail = ToTail(key, branch, reply);
+  if (!tail.ok()) return std::nullopt;
   size_t ids = 0, n = 0;
   for (; n < tail->segments.size() && ids + tail->segments[n].ids.size() <= kMaxSegmentIds; ++n) {
     if (n > 0 && tail->segments[n].end() != tail->segments[n - 1].start) break;
     ids += tail->segments[n].ids.size();
   }
-  std::vector<int32_t> joined;
   Words words = {std::to_string(branch), ""};
-  for (size_t i = n < 2 ? 0 : n; i-- > 0;) {
-    const Segment& s = tail->segments[i];
-    joined.insert(joined.end(), s.ids.begin(), s.ids.end());
-    words.push_back(std::to_string(s.start));
-    words.push_back(std::to_string(s.record_bytes));
-  }
-  const std::string_view bytes(reinterpret_cast<const char*>(joined.data()), joined.size() * 4);
   if (n >= 2) {
+    std::vector<int32_t> joined;
+    for (size_t i = n; i-- > 0;) {
+      const Segment& s = tail->segments[i];
+      joined.insert(joined.end(), s.ids.begin(), s.ids.end());
+      words.push_back(std::to_string(s.start));
+      words.push_back(std::to_string(s.record_bytes));
+    }
+    const std::string_view bytes(reinterpret_cast<const char*>(joined.data()), joined.size() * 4);
     words[1] = SealRecord(RecordType::kLog, kRedisRecordVersion,
                           keys_.Segment(key.uid, branch, tail->segments[n - 1].start), bytes);
   }
-  client_
-      ->Run(client_->Script(RedisScript::kJoin, {keys_.Meta(key.uid), keys_.Ends(key.uid)}, std::move(words)),
-            Effect::kWrite)
-      .IgnoreError();
+  return client_->Script(RedisScript::kJoin, {keys_.Meta(key.uid), keys_.Ends(key.uid)}, std::move(words));
 }
 
 RedisCommand RedisStoreImpl::MarkPending(const SessionKey& key) {

@@ -167,7 +167,10 @@ absl::StatusOr<std::unique_ptr<RedisConnection>> RedisConnection::Connect(const 
   ASSIGN_OR_RETURN(const int fd,
                    endpoint.socket_path.empty() ? ConnectTcp(endpoint, deadline) : ConnectUnix(endpoint, deadline));
   auto out = std::unique_ptr<RedisConnection>(new RedisConnection(endpoint, fd));
-  if (tls != nullptr) RETURN_IF_ERROR(out->StartTls(endpoint, tls, deadline));
+  if (tls == nullptr) return out;
+  const absl::Status status = out->StartTls(endpoint, tls, deadline);
+  if (absl::IsDeadlineExceeded(status)) return NotReached(endpoint, std::string(status.message()));
+  RETURN_IF_ERROR(status);
   return out;
 }
 

@@ -153,13 +153,14 @@ absl::StatusOr<RedisStoreImpl::Segment> RedisStoreImpl::ToSegment(const SessionK
   return out;
 }
 
-absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ReadTail(const SessionKey& key, int64_t branch, int most_segments,
-                                                              size_t most_bytes) {
-  ASSIGN_OR_RETURN(
-      const RedisReply reply,
-      client_->Run(client_->Script(RedisScript::kTail, {keys_.Meta(key.uid), keys_.Ends(key.uid)},
-                                   {std::to_string(branch), std::to_string(most_segments), std::to_string(most_bytes)}),
-                   Effect::kRead));
+RedisCommand RedisStoreImpl::TailCommand(const SessionKey& key, int64_t branch, int most_segments,
+                                         size_t most_bytes) const {
+  return client_->Script(RedisScript::kTail, {keys_.Meta(key.uid), keys_.Ends(key.uid)},
+                         {std::to_string(branch), std::to_string(most_segments), std::to_string(most_bytes)});
+}
+
+absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ToTail(const SessionKey& key, int64_t branch,
+                                                            const RedisReply& reply) const {
   Tail out;
   if (reply.elements.empty() || reply.elements[0].is_nil()) return out;
   out.end = ToInt(reply.elements[0].text);
@@ -175,7 +176,8 @@ absl::StatusOr<RedisStoreImpl::Tail> RedisStoreImpl::ReadTail(const SessionKey& 
 }
 
 absl::StatusOr<int64_t> RedisStoreImpl::LogEnd(const SessionKey& key, int64_t branch) {
-  ASSIGN_OR_RETURN(const Tail tail, ReadTail(key, branch, 1, 0));
+  ASSIGN_OR_RETURN(const RedisReply reply, client_->Run(TailCommand(key, branch, 1, 0), Effect::kRead));
+  ASSIGN_OR_RETURN(const Tail tail, ToTail(key, branch, reply));
   return tail.end.value_or(0);
 }
 

@@ -278,7 +278,7 @@ return 0
 
 // KEYS m r; ARGV members.
 constexpr char kDropRefs[] = R"lua(
-redis.call('HDEL', KEYS[2], unpack(ARGV))
+for i = 1, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
 if redis.call('HEXISTS', KEYS[1], 'id') == 0 then collect() end
 return 0
 )lua";

@@ -102,7 +102,8 @@ class RedisStoreImpl final : public RedisStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
   void Unname(const SessionKey& key, const RedisReply& reply) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mu_);
   absl::Status Purge(const SessionKey& key);
-  void JoinTail(const SessionKey& key, int64_t branch);
+  void JoinTails(const Wave& wave) const;
+  std::optional<RedisCommand> JoinCommand(const SessionKey& key, int64_t branch, const RedisReply& tail) const;
   RedisCommand MarkPending(const SessionKey& key);
   RedisCommand ClearPending(const SessionKey& key) const;
   RedisCommand UnIndex(const SessionKey& key) const;
@@ -130,7 +131,8 @@ class RedisStoreImpl final : public RedisStore {
     std::vector<Segment> segments;  // last first
   };
   // At least the last segment, and others before it up to so many of so many bytes together.
-  absl::StatusOr<Tail> ReadTail(const SessionKey& key, int64_t branch, int most_segments, size_t most_bytes);
+  RedisCommand TailCommand(const SessionKey& key, int64_t branch, int most_segments, size_t most_bytes) const;
+  absl::StatusOr<Tail> ToTail(const SessionKey& key, int64_t branch, const RedisReply& reply) const;
   absl::StatusOr<StoredSession> FindDamaged(std::string_view id, const absl::Status& damage);
   absl::StatusOr<uint64_t> ParseName(std::string_view id, std::string_view record) const;
   // Ids and uids of the indexes from `after` on, which itself belongs to it with `inclusive`.

@@ -146,6 +146,7 @@ TEST_F(RedisLeaseTest, ALeaseTakenWithoutAnAnswerIsTheOneThatHolds) {
   auto options = server_->Options();
   options.command_timeout = options.connect_timeout = absl::Milliseconds(100);
   auto store = *OpenRedisStore(options);
+  ASSERT_OK(store->Find("s"));  // so that there is a connection
   std::thread sleep([&] { server_->Do({"DEBUG", "SLEEP", "0.5"}); });
   Sleep(absl::Milliseconds(50));
   const std::string token = Take(*store, "a");  // sent several times: the others are carried out before or after
