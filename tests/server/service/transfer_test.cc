@@ -504,18 +504,15 @@ TEST_F(VerifyTest, RequestsGoBeforeTheNextPiece) {
   slots_ = 1;
   Say("a", std::string(400'000, 'x'), 0);
   model_->ingest_us = 2;
+  sessions();  // the server is up before there are two threads
   std::atomic<bool> verified{false};
-  std::thread verifying;
-  bool first = false;
-  {
-    verifying = std::thread([&] {
-      ExpectResult(Verify("a"), v1::VERIFY_RESULT_IDENTICAL, 400'000);
-      verified = true;
-    });
-    ASSERT_TRUE(Eventually([&] { return engine_->stats().running == 1; }));
-    EXPECT_EQ(Stream(Spec("x", 3)).text, Expected(1, 3));
-    first = !verified;
-  }
+  std::thread verifying([&] {
+    ExpectResult(Verify("a"), v1::VERIFY_RESULT_IDENTICAL, 400'000);
+    verified = true;
+  });
+  EXPECT_TRUE(Eventually([&] { return engine_->stats().running == 1 || verified; }));
+  EXPECT_EQ(Stream(Spec("x", 3)).text, Expected(1, 3));
+  const bool first = !verified;
   verifying.join();
   EXPECT_TRUE(first);
 }
