@@ -51,14 +51,16 @@ LeaseKeeper::LeaseKeeper(LeaseStore& store, Options options)
 }
 
 LeaseKeeper::~LeaseKeeper() {
+  std::vector<HeldLease> all;
   {
     absl::MutexLock lock(&mu_);
     stop_ = true;
-    for (const auto& [uid, held] : held_) returned_.push_back({held.first, held.second.token});
+    for (const auto& [uid, held] : held_) all.push_back({held.first, held.second.token});
     held_.clear();
   }
   renew_thread_.join();
   watch_thread_.join();
+  if (!all.empty()) store_.Release(all).IgnoreError();
 }
 
 // A tenth is left for what is on its way when the time comes.
@@ -104,11 +106,14 @@ absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, Patience
 }
 
 void LeaseKeeper::Release(const SessionKey& key, const std::string& token) {
-  absl::MutexLock lock(&mu_);
-  const auto found = held_.find(key.uid);
-  if (found == held_.end() || found->second.second.token != token) return;
-  held_.erase(found);
-  returned_.push_back({key, token});  // one that is not given back runs out
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = held_.find(key.uid);
+    if (found == held_.end() || found->second.second.token != token) return;
+    held_.erase(found);
+  }
+  const HeldLease lease{key, token};
+  Note(store_.Release({&lease, 1}));  // one that could not be given back runs out
 }
 
 absl::Status LeaseKeeper::Borrow(const SessionKey& key,
@@ -145,18 +150,14 @@ void LeaseKeeper::Note(const absl::Status& status) {
 void LeaseKeeper::RenewLoop() {
   absl::Time next = absl::Now();
   for (;;) {
-    bool stop, replaced;
-    std::vector<HeldLease> returned;
+    bool replaced;
     {
-      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || replaced_ || !returned_.empty(); };
+      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || replaced_; };
       absl::MutexLock lock(&mu_);
       mu_.AwaitWithDeadline(absl::Condition(&due), next);
-      stop = stop_;
+      if (stop_) return;
       replaced = std::exchange(replaced_, false);
-      returned.swap(returned_);
     }
-    if (!returned.empty()) Note(store_.Release(returned));
-    if (stop) return;
     if (replaced) StartOver();
     if (absl::Now() < next) continue;
     next = absl::Now() + options_.ttl / 3;

@@ -43,7 +43,7 @@ class LeaseKeeper {
   };
   // Token of the lease. ABORTED when another server holds it.
   absl::StatusOr<std::string> Acquire(const SessionKey& key, Patience patience, absl::Time deadline);
-  // Gives it back, in the background. What was handed over for writing under it must be written.
+  // Gives it back; others can have it on return. What was handed over for writing under it must be written.
   void Release(const SessionKey& key, const std::string& token);
   // Calls with(token) under the lease that a turn holds now, or one taken for this call.
   absl::Status Borrow(const SessionKey& key, const std::function<absl::Status(const std::string& token)>& with);
@@ -76,8 +76,7 @@ class LeaseKeeper {
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
   bool replaced_ ABSL_GUARDED_BY(mu_) = false;
   std::map<uint64_t, std::pair<SessionKey, Held>> held_ ABSL_GUARDED_BY(mu_);  // by uid
-  std::set<uint64_t> taking_ ABSL_GUARDED_BY(mu_);        // uids of which the store is asked for the lease
-  std::vector<HeldLease> returned_ ABSL_GUARDED_BY(mu_);  // to be given back
+  std::set<uint64_t> taking_ ABSL_GUARDED_BY(mu_);  // uids of which the store is asked for the lease
   std::thread renew_thread_, watch_thread_;
 };
 

@@ -96,6 +96,20 @@ absl::StatusOr<RestoredState> SessionContext::FindState(const BranchView& view, 
   return out;
 }
 
+void SessionContext::NoteOrigin(const std::string& state_key, const RestoredState& state) {
+  absl::MutexLock lock(&foreign_mu);
+  if (state.foreign_numerics) {
+    foreign.insert(state_key);
+  } else {
+    foreign.erase(state_key);
+  }
+}
+
+std::string SessionContext::NumericsOf(const std::string& state_key) {
+  absl::MutexLock lock(&foreign_mu);
+  return foreign.count(state_key) > 0 ? StrCat("mixed/", options.numerics_id) : options.numerics_id;
+}
+
 absl::StatusOr<RestoredState> SessionContext::Restore(const BranchView& view, int64_t head) {
   ASSIGN_OR_RETURN(RestoredState out, FindState(view, head));
   ASSIGN_OR_RETURN(out.tail, ReadBranch(*store, view, out.position + 1, head));
@@ -240,7 +254,7 @@ void SessionManagerImpl::SaveEvicted(const std::string& session_key, int64_t pos
     if (entry->loaded && entry->key == parsed->key) c_.WritePending(entry);
   }
   c_.writer->EnqueueSnapshot(parsed->key, {parsed->branch, position, c_.options.model_fingerprint,
-                                           c_.options.numerics_id, 0, std::move(state)});
+                                           c_.NumericsOf(session_key), 0, std::move(state)});
 }
 
 }  // namespace smt

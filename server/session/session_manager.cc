@@ -489,6 +489,10 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
   RETURN_IF_ERROR(status);
   --sessions_;
   c_.cache->Remove(key.uid);
+  {
+    absl::MutexLock lock(&c_.foreign_mu);
+    c_.foreign.erase(state_key);
+  }
   if (c_.options.on_removed) c_.options.on_removed(state_key);
   return absl::OkStatus();
 }

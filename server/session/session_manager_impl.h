@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,6 +24,9 @@ struct SessionContext {
   std::unique_ptr<StateCache> cache;
   std::unique_ptr<SessionWriter> writer;  // after these: stopped first
   std::unique_ptr<LeaseKeeper> leases;    // null: the store is not shared
+  // Of states that came of one of other numerics, by state key: what is made of them is bit for bit neither's.
+  absl::Mutex foreign_mu;
+  std::set<std::string> foreign ABSL_GUARDED_BY(foreign_mu);
   std::atomic<int64_t> damaged_snapshots{0};
   std::atomic<int64_t> expired{0};
 
@@ -40,6 +44,9 @@ struct SessionContext {
   // A DATA_LOSS with how far the log can be read and the newest checkpoint up to there; others as they are.
   absl::Status WithLastGood(const absl::Status& status, const SessionKey& key, const SessionHeader& header);
   absl::Status CheckModel(std::string_view id, const SessionHeader& header) const;
+  // Remembers what the state in the slot of this key has begun from.
+  void NoteOrigin(const std::string& state_key, const RestoredState& state) ABSL_LOCKS_EXCLUDED(foreign_mu);
+  std::string NumericsOf(const std::string& state_key) ABSL_LOCKS_EXCLUDED(foreign_mu);
 };
 
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,

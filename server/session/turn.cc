@@ -34,6 +34,7 @@ class TurnImpl final : public Turn {
   absl::StatusOr<RestoredState> Restore() override {
     auto state = c_.Restore(ViewOf(key_, began_), session_.position);
     if (!state.ok()) return c_.WithLastGood(state.status(), key_, began_);
+    c_.NoteOrigin(session_.key, *state);
     return state;
   }
   int64_t durable_position() const override { return progress_->durable(); }
@@ -54,8 +55,8 @@ class TurnImpl final : public Turn {
       absl::MutexLock lock(&entry_->mu);
       c_.WritePending(entry_);
     }
-    c_.writer->EnqueueSnapshot(
-        key_, {session_.branch, position, c_.options.model_fingerprint, c_.options.numerics_id, 0, std::move(state)});
+    c_.writer->EnqueueSnapshot(key_, {session_.branch, position, c_.options.model_fingerprint,
+                                      c_.NumericsOf(session_.key), 0, std::move(state)});
   }
 
   void Finish(RequestState state, std::string outcome, std::function<void(absl::Status, int64_t)> done) override {

@@ -377,6 +377,26 @@ TEST_F(BranchingTest, ExportedAndImportedItIsTheSameSession) {
   ASSERT_OK(manager_->Import(spec));
 }
 
+TEST_F(BranchingTest, WhatGrewFromAForeignStateIsNotTakenForThisServersOwn) {
+  ImportSpec spec;
+  spec.new_id = "a";
+  spec.content.info.model_fingerprint = "model-1";
+  spec.content.log = Ids(10);
+  spec.content.state = StateOf(Ids(10));
+  spec.content.state_position = 10;
+  spec.content.numerics_id = "gpu/other";
+  ASSERT_OK(manager_->Import(spec));
+  auto turn = Begin(Spec("a", {1}));
+  ASSERT_TRUE(turn->Restore()->foreign_numerics);
+  turn->Snapshot(11, State(11));
+  FinishAndWait(*turn);
+  manager_->SaveEvicted(manager_->Get("a")->key, 11, State(11));
+  ASSERT_OK(manager_->Flush());
+  OpenRocks();
+  EXPECT_EQ(manager_->Export("a", "")->numerics_id, "mixed/cpu/test");
+  EXPECT_TRUE(manager_->ReadState("a", nullptr)->foreign_numerics);
+}
+
 TEST_F(BranchingTest, ExportOfACheckpointOfABranchThatWasLeft) {
   Create("a");
   SayAndSave("a", Ids(10));
