@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/synchronization/notification.h"
+#include "server/base/crash_point.h"
 
 namespace smt {
 namespace {
@@ -116,7 +117,9 @@ void SessionWriter::CommitGroup(std::deque<Item> group) {
   }
   std::vector<absl::Status> statuses;
   if (!writes.empty()) {
+    CrashPoint("before_commit");
     statuses = store_.Commit(writes, sync);
+    CrashPoint("after_commit");
     ++commits_;
     synced_ += sync;
     writes_ += static_cast<int64_t>(writes.size());
@@ -170,7 +173,9 @@ void SessionWriter::WriteSnapshot(const SessionKey& key, const SnapshotRecord& s
   const auto end = store_.LogEnd(key, s.branch);
   absl::Status status = end.status();
   if (end.ok() && *end >= s.position) {
+    CrashPoint("before_snapshot");
     status = store_.PutSnapshot(key, {s.branch, s.position}, EncodeSnapshot(s), {});
+    CrashPoint("after_snapshot");
     if (status.ok()) ++snapshots_;
   }
   if (!status.ok() && !absl::IsNotFound(status)) ++errors_;
