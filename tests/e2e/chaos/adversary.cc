@@ -71,6 +71,7 @@ absl::Status Adversary::Live() {
   const bool crashes = ending == Ending::kCrashPoint || ending == Ending::kPowerCut || ending == Ending::kCrashAtStart;
   const bool power = crashes && dice_.Chance(0.5);
   if (power) flags.push_back("--power_cut");
+  if (crashes && options_.dishonest_disk) flags.push_back("--dishonest_disk");
   if (ending == Ending::kCrashPoint) {
     const Place& place = dice_.OneOf(kPlaces);
     how = absl::StrCat(place.name, ":", dice_.Between(1, place.most));

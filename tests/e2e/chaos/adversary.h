@@ -25,6 +25,7 @@ class Adversary {
     FullDisk* disk = nullptr;                     // that the store lies on, where it can be filled; outlives this
     absl::Duration mean_life = absl::Seconds(2);  // of a server
     int ports = 1;                                // of the proxy
+    bool dishonest_disk = false;                  // syncs are pretended: what a loss of power takes must be found
   };
   Adversary(Options options, Findings* findings);
 

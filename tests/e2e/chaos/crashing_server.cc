@@ -7,6 +7,7 @@
 //   --power_cut             what no fdatasync had returned for is lost then: RocksDB's logs are cut where they were
 //   last
 //                           synced, and nobody is told of a sync that returned since. SIGUSR1 cuts the power too.
+//   --dishonest_disk        fdatasync does nothing, so that a loss of power shows
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -45,6 +46,7 @@ ABSL_FLAG(int64_t, store_min_free_bytes, int64_t{64} << 20, "");
 ABSL_FLAG(std::string, crash_at, "", "PLACE:COUNT.");
 ABSL_FLAG(absl::Duration, crash_after, absl::InfiniteDuration(), "After the start.");
 ABSL_FLAG(bool, power_cut, false, "Whether a crash loses what was not synced.");
+ABSL_FLAG(bool, dishonest_disk, false, "Whether syncs are only pretended.");
 
 namespace smt {
 namespace {
@@ -60,7 +62,17 @@ class SyncedLogs {
     for (const auto& entry : std::filesystem::directory_iterator(dir_, ignored)) old_.insert(entry.path().string());
   }
 
+  // From now on syncs are pretended.
+  void Pretend() {
+    absl::MutexLock lock(&mu_);
+    pretend_ = true;
+  }
+
   int Sync(int fd) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (pretend_) return 0;
+    }
     struct stat before {};
     const bool known = ::fstat(fd, &before) == 0;
     const int result = static_cast<int>(::syscall(SYS_fdatasync, fd));
@@ -87,6 +99,7 @@ class SyncedLogs {
 
  private:
   absl::Mutex mu_;
+  bool pretend_ ABSL_GUARDED_BY(mu_) = false;
   std::string dir_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> old_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int64_t> synced_ ABSL_GUARDED_BY(mu_);
@@ -150,6 +163,7 @@ int main(int argc, char** argv) {
   options.store_min_free_bytes = absl::GetFlag(FLAGS_store_min_free_bytes);
   smt::power_cut = absl::GetFlag(FLAGS_power_cut);
   smt::Logs().Watch(options.store_dir);
+  if (absl::GetFlag(FLAGS_dishonest_disk)) smt::Logs().Pretend();
   if (const std::string place = absl::GetFlag(FLAGS_crash_at); !place.empty() && !smt::ArmPlace(place)) return 1;
 
   sigset_t power;

@@ -52,7 +52,7 @@ bool Player::Insist(const std::string& what, const std::function<client::Error(b
     if ((!Transient(error) && !busy) || absl::Now() > give_up) {
       const bool gone = error.code == grpc::StatusCode::NOT_FOUND;
       findings_->Fail(gone ? findings_->lost : findings_->errors,
-                      absl::StrCat(session_, ": ", what, ": ", Show(error)));
+                      absl::StrCat(book_->session, ": ", what, ": ", Show(error)));
       return false;
     }
     unsure |= !busy;
@@ -60,57 +60,64 @@ bool Player::Insist(const std::string& what, const std::function<client::Error(b
   }
 }
 
-bool Player::Play(const Story& story, Journal* journal) {
+bool Player::Play(const Story& story, Book* book) {
   dice_ = Dice(story.seed, {2});
-  session_ = story.session;
-  head_ = 0;
-  sessions_made_ = requests_ = 0;
-  labels_.clear();
-  ++findings_->sessions;
-  for (size_t i = 0; i < story.steps.size(); ++i) {
-    const Step& step = story.steps[i];
+  book_ = book;
+  for (const Step& step : story.steps) {
     Entry entry;
     entry.kind = step.kind;
-    entry.session = session_;
+    entry.session = book->session;
     bool done = true;
     switch (step.kind) {
       case Step::Kind::kTurn:
         done = PlayTurn(step, &entry);
         break;
       case Step::Kind::kUpdate:
-        done = PlayUpdate(static_cast<int>(i));
+        done = PlayUpdate(NewUpdate());
         break;
       case Step::Kind::kRecreate:
-        done = Delete(session_);
-        head_ = 0;
-        labels_.clear();
-        for (Entry& earlier : *journal) earlier.undone |= earlier.session == session_;
+        done = DeleteOne(book->session);
+        book->head = 0;
+        book->labels.clear();
+        for (Entry& earlier : book->entries) earlier.undone |= earlier.session == book->session;
         break;
       case Step::Kind::kFork:
         done = PlayFork(step, &entry);
         break;
       case Step::Kind::kRollback:
         entry.turns = step.turns;
-        done = PlayRollback(step, journal);
+        done = PlayRollback(step);
         break;
     }
-    journal->push_back(std::move(entry));
+    book->entries.push_back(std::move(entry));
     if (!done) return false;
   }
   return true;
 }
 
-bool Player::PlayUpdate(int step) {
-  labels_["step"] = absl::StrCat(step);
-  v1::UpdateSessionRequest request;
-  request.mutable_session()->set_name(client::SessionName(session_));
-  for (const auto& [key, value] : labels_) (*request.mutable_session()->mutable_labels())[key] = value;
-  v1::Session after;
-  ++findings_->updated;
-  return Insist("UpdateSession", [&](bool) { return first_.UpdateSession(request, &after); });
+v1::UpdateSessionRequest Player::NewUpdate() {
+  book_->labels["update"] = absl::StrCat(++book_->updates);
+  v1::UpdateSessionRequest update;
+  update.mutable_session()->set_name(client::SessionName(book_->session));
+  update.mutable_session()->mutable_labels()->insert(book_->labels.begin(), book_->labels.end());
+  return update;
 }
 
-bool Player::Delete(const std::string& session) {
+bool Player::PlayUpdate(const v1::UpdateSessionRequest& update) {
+  v1::Session after;
+  ++findings_->updated;
+  return Insist("UpdateSession", [&](bool) { return first_.UpdateSession(update, &after); });
+}
+
+bool Player::Delete(Book* book) {
+  book_ = book;
+  for (const auto& [session, head] : book->left) {
+    if (!DeleteOne(session)) return false;
+  }
+  return DeleteOne(book->session);
+}
+
+bool Player::DeleteOne(const std::string& session) {
   v1::DeleteSessionRequest request;
   request.set_name(client::SessionName(session));
   const bool deleted = Insist("DeleteSession", [&](bool unsure) {
@@ -132,10 +139,10 @@ bool Player::Delete(const std::string& session) {
 bool Player::PlayFork(const Step& step, Entry* entry) {
   auto sessions = v1::SessionService::NewStub(first_.channel());
   v1::ForkSessionRequest request;
-  request.set_name(client::SessionName(session_));
-  request.set_session_id(absl::StrCat(session_, "-f", ++sessions_made_));
-  request.set_expected_position(head_);
-  request.set_request_id(absl::StrCat("fork-", sessions_made_));
+  request.set_name(client::SessionName(book_->session));
+  request.set_session_id(absl::StrCat(book_->session, "-f", ++book_->forks));
+  request.set_expected_position(book_->head);
+  request.set_request_id(absl::StrCat("fork-", book_->forks));
   v1::ForkSessionResponse response;
   const bool done = Insist("ForkSession", [&](bool) {
     grpc::ClientContext context;
@@ -143,21 +150,22 @@ bool Player::PlayFork(const Step& step, Entry* entry) {
   });
   if (!done) return false;
   ++findings_->branched;
-  if (response.session().position() != head_) {
-    findings_->Fail(findings_->diverged,
-                    absl::StrCat(session_, ": its fork stands at ", response.session().position(), ", not at ", head_));
+  if (response.session().position() != book_->head) {
+    findings_->Fail(findings_->diverged, absl::StrCat(book_->session, ": its fork stands at ",
+                                                      response.session().position(), ", not at ", book_->head));
   }
   entry->fork = request.session_id();
-  session_ = request.session_id();  // labels are the parent's
+  book_->left[book_->session] = book_->head;
+  book_->session = request.session_id();  // labels are the parent's
   return true;
 }
 
-bool Player::PlayRollback(const Step& step, Journal* journal) {
+bool Player::PlayRollback(const Step& step) {
   auto sessions = v1::SessionService::NewStub(first_.channel());
   v1::RollbackSessionRequest request;
-  request.set_name(client::SessionName(session_));
+  request.set_name(client::SessionName(book_->session));
   request.set_turns(step.turns);
-  request.set_request_id(absl::StrCat("rollback-", ++requests_));
+  request.set_request_id(absl::StrCat("rollback-", ++book_->requests));
   v1::RollbackSessionResponse response;
   const bool done = Insist("RollbackSession", [&](bool) {
     grpc::ClientContext context;
@@ -166,15 +174,15 @@ bool Player::PlayRollback(const Step& step, Journal* journal) {
   if (!done) return false;
   ++findings_->branched;
   int32_t left = step.turns;
-  for (auto entry = journal->rbegin(); entry != journal->rend() && left > 0; ++entry) {
+  for (auto entry = book_->entries.rbegin(); entry != book_->entries.rend() && left > 0; ++entry) {
     if (entry->kind != Step::Kind::kTurn || entry->undone) continue;
     entry->undone = true;
-    head_ = entry->transcript[0].start_position();
+    book_->head = entry->transcript[0].start_position();
     --left;
   }
-  if (response.session().position() != head_) {
-    findings_->Fail(findings_->diverged,
-                    absl::StrCat(session_, ": was rolled back to ", response.session().position(), ", not to ", head_));
+  if (response.session().position() != book_->head) {
+    findings_->Fail(findings_->diverged, absl::StrCat(book_->session, ": was rolled back to ",
+                                                      response.session().position(), ", not to ", book_->head));
   }
   return true;
 }
@@ -205,24 +213,41 @@ bool Player::Replay(const Entry& entry) {
   if (stored.back().echo() != entry.prompt) {
     findings_->Fail(findings_->diverged, had.who() + ": the log has another prompt");
   }
+  v1::Generation record;
+  const auto get = [&](bool) { return first_.GetGeneration(spec.session(), spec.request_id(), &record); };
+  if (!Insist("GetGeneration of " + had.who(), get)) return false;
+  const auto state = had.cancelled() ? v1::GENERATION_STATE_CANCELLED : v1::GENERATION_STATE_FINISHED;
+  if (record.state() != state || record.start_position() != had.start_position() ||
+      record.prompt_tokens() != had.prompt_tokens() || record.position() != had.end().position()) {
+    findings_->Fail(findings_->diverged, had.who() + ": is remembered as " + record.ShortDebugString());
+  }
   return true;
 }
 
-bool Player::CheckStored(Journal* journal) {
-  for (const Entry& entry : *journal) {
-    // A fork knows nothing of its parent's requests, and a request of a branch left behind is superseded.
+bool Player::CheckStored(Book* book, size_t skip) {
+  book_ = book;
+  for (size_t i = skip; i < book->entries.size(); ++i) {
+    const Entry& entry = book->entries[i];
     if (entry.kind == Step::Kind::kTurn && !entry.undone && !Replay(entry)) return false;
   }
-  v1::Session session;
-  const auto get = [&](bool) { return first_.GetSession(client::SessionName(session_), &session); };
-  if (!Insist("GetSession", get)) return false;
-  if (session.position() != head_) {
-    findings_->Fail(session.position() < head_ ? findings_->lost : findings_->doubled,
-                    absl::StrCat(session_, ": stands at ", session.position(), ", its client at ", head_));
+  for (const auto& [session, head] : book->left) {
+    if (!CheckSession(session, head, nullptr)) return false;
   }
-  const std::map<std::string, std::string> labels(session.labels().begin(), session.labels().end());
-  if (labels != labels_) findings_->Fail(findings_->diverged, session_ + ": its labels are not those it was given");
-  if (session.active()) findings_->Fail(findings_->errors, session_ + ": is active though nobody writes it");
+  return CheckSession(book->session, book->head, &book->labels);
+}
+
+bool Player::CheckSession(const std::string& name, int64_t head, const std::map<std::string, std::string>* labels) {
+  v1::Session session;
+  if (!Insist("GetSession", [&](bool) { return first_.GetSession(client::SessionName(name), &session); })) return false;
+  if (session.position() != head) {
+    findings_->Fail(session.position() < head ? findings_->lost : findings_->doubled,
+                    absl::StrCat(name, ": stands at ", session.position(), ", its client at ", head));
+  }
+  if (labels != nullptr &&
+      std::map<std::string, std::string>(session.labels().begin(), session.labels().end()) != *labels) {
+    findings_->Fail(findings_->diverged, name + ": its labels are not those it was given");
+  }
+  if (session.active()) findings_->Fail(findings_->errors, name + ": is active though nobody writes it");
   return true;
 }
 

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "client/client.h"
+#include "tests/e2e/chaos/book.h"
 #include "tests/e2e/chaos/dice.h"
 #include "tests/e2e/chaos/findings.h"
-#include "tests/e2e/chaos/journal.h"
 #include "tests/e2e/chaos/story.h"
 
 namespace smt::testing {
@@ -26,12 +26,13 @@ class Player {
   };
   Player(Options options, Findings* findings);
 
-  // Plays it to its end. False where a step could not be done; the failure is in the findings.
-  bool Play(const Story& story, Journal* journal);
-  // Asks the server for all of it again: turns from its log by their request_id, position and labels.
-  bool CheckStored(Journal* journal);
-  // Deletes the session that the story ended with; it must stay away.
-  bool Delete(const std::string& session);
+  // Plays the story on the book's session. False where a step could not be done; the failure is in the findings.
+  bool Play(const Story& story, Book* book);
+  // Asks the server for it again: turns after the first `skip` entries from its log by their request_id, position and
+  // labels.
+  bool CheckStored(Book* book, size_t skip);
+  // Deletes its sessions; they must stay away.
+  bool Delete(Book* book);
 
  private:
   struct Call;  // of a turn
@@ -45,12 +46,16 @@ class Player {
   // What to do after a call of a turn ended.
   Next Judge(const client::Error& error, const v1::GenerationSpec& spec, Call* call);
   Next JudgeProvisional(const client::Error& error, const v1::GenerationSpec& spec, Call* call);
-  // Finds out where a request began whose `started` was not read.
+  // Asks where the request stands: where it began if its `started` was not read; that what was said to be durable is
+  // there.
   void LookUp(const v1::GenerationSpec& spec, Call* call);
   bool Replay(const Entry& entry);
-  bool PlayUpdate(int step);
+  v1::UpdateSessionRequest NewUpdate();
+  bool PlayUpdate(const v1::UpdateSessionRequest& update);
   bool PlayFork(const Step& step, Entry* entry);
-  bool PlayRollback(const Step& step, Journal* journal);
+  bool PlayRollback(const Step& step);
+  bool DeleteOne(const std::string& session);
+  bool CheckSession(const std::string& session, int64_t head, const std::map<std::string, std::string>* labels);
 
   bool Transient(const client::Error& error);
   // Calls until it is done; false when patience ends or the answer is one that no crash excuses. `unsure`: an earlier
@@ -62,11 +67,7 @@ class Player {
   Findings* const findings_;
   client::Client first_, second_;
   Dice dice_{0, {}};
-  // Of the present story.
-  std::string session_;
-  int64_t head_ = 0;
-  int sessions_made_ = 0, requests_ = 0;
-  std::map<std::string, std::string> labels_;
+  Book* book_ = nullptr;  // the present one
 };
 
 std::string Show(const client::Error& error);

@@ -19,8 +19,9 @@ struct Player::Call {
   int slow_events = 0;
   absl::Duration away;   // how long the client stays away after it vanished
   bool forgets = false;  // and forgets the end of what it has
-  std::thread second_reader, canceller;
-  std::vector<Transcript> second;  // one, while second_reader reads
+  std::thread second_reader, canceller, updater;
+  v1::UpdateSessionRequest update;  // the last that updater sent
+  std::vector<Transcript> second;   // one, while second_reader reads
   client::Error second_error;
   bool cancel_asked = false;
 };
@@ -28,11 +29,11 @@ struct Player::Call {
 bool Player::PlayTurn(const Step& step, Entry* entry) {
   v1::GenerationSpec& spec = entry->spec;
   spec = step.spec;
-  spec.set_session(client::SessionName(session_));
-  spec.set_create_session(head_ == 0);
-  spec.set_request_id(absl::StrCat("r", ++requests_));
-  spec.set_expected_position(head_);
-  Call call(Transcript(findings_, absl::StrCat(session_, " ", spec.request_id()), head_,
+  spec.set_session(client::SessionName(book_->session));
+  spec.set_create_session(book_->head == 0);
+  spec.set_request_id(absl::StrCat("r", ++book_->requests));
+  spec.set_expected_position(book_->head);
+  Call call(Transcript(findings_, absl::StrCat(book_->session, " ", spec.request_id()), book_->head,
                        spec.durability() == v1::DURABILITY_TOKEN));
   call.spec = &spec;
   call.whims = step.whims;
@@ -49,6 +50,7 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
       next = Next::kGiveUp;
     } else {
       Pause(error);
+      if (dice_.Chance(0.3)) LookUp(spec, &call);
     }
   }
   for (const Transcript& other : call.others) call.transcript.Compare(other, "another reader");
@@ -56,8 +58,10 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
     findings_->Say(absl::StrCat("  the request was ", Describe(spec), " of ", call.transcript.ids().size(), " ids"));
   }
   if (next == Next::kGiveUp) return false;
+  // Whether it was carried out beside the stream is not known; once more does no harm.
+  if (call.update.has_session() && !PlayUpdate(call.update)) return false;
   findings_->cancelled += call.transcript.cancelled() ? 1 : 0;
-  head_ = call.transcript.end().position();
+  book_->head = call.transcript.end().position();
   entry->transcript.push_back(std::move(call.transcript));
   return true;
 }
@@ -137,6 +141,14 @@ void Player::ActOn(Whim whim, Call* call) {
         second_.CancelGeneration(call->spec->session(), call->spec->request_id(), &generation);
       });
       return;
+    case Whim::kUpdate:
+      if (call->updater.joinable()) return;
+      call->update = NewUpdate();
+      call->updater = std::thread([this, call] {
+        v1::Session after;
+        second_.UpdateSession(call->update, &after);
+      });
+      return;
     case Whim::kTakeOver:
       if (call->second_reader.joinable()) return;
       ++findings_->taken_over;
@@ -158,13 +170,21 @@ void Player::ActOn(Whim whim, Call* call) {
 
 void Player::StopHelpers(Call* call) {
   if (call->canceller.joinable()) call->canceller.join();
+  if (call->updater.joinable()) call->updater.join();
   if (call->second_reader.joinable()) call->second_reader.join();
 }
 
 void Player::LookUp(const v1::GenerationSpec& spec, Call* call) {
+  Transcript& transcript = call->transcript;
   v1::Generation generation;
-  const client::Error error = first_.GetGeneration(spec.session(), spec.request_id(), &generation);
-  if (error.ok()) call->transcript.Began(generation.start_position(), generation.prompt_tokens());
+  if (!first_.GetGeneration(spec.session(), spec.request_id(), &generation).ok()) return;  // later
+  if (!transcript.known()) transcript.Began(generation.start_position(), generation.prompt_tokens());
+  if (generation.position() < transcript.durable()) {
+    findings_->Fail(findings_->lost,
+                    absl::StrCat(transcript.who(), ": stands at ", generation.position(), " though ",
+                                 transcript.durable(), " was said to be durable"),
+                    transcript.durable() - generation.position());
+  }
 }
 
 Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec& spec, Call* call) {
@@ -176,7 +196,8 @@ Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec&
     }
     return Next::kDone;
   }
-  if (Transient(error)) return Next::kAgain;
+  const bool left = call->away > absl::ZeroDuration();  // perhaps after the whole stream had come, unread
+  if (Transient(error) || (error.ok() && left)) return Next::kAgain;
   const auto fail = [&](std::atomic<int64_t>& count) {
     findings_->Fail(count, absl::StrCat(transcript.who(), ": after position ", transcript.position(), ": ",
                                         error.ok() ? "the stream ends without `finished`" : Show(error)));

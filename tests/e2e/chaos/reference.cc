@@ -1,8 +1,6 @@
 #include "tests/e2e/chaos/reference.h"
 
 #include <algorithm>
-#include <map>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/chaos/player.h"
@@ -20,53 +18,55 @@ client::Client::Options To(const std::string& address) {
 
 Reference::Reference(const std::string& address, Findings* findings) : client_(To(address)), findings_(findings) {}
 
-void Reference::Compare(Journal* journal) {
+bool Reference::Expect(const std::string& what, const client::Error& error) {
+  if (!error.ok()) findings_->Fail(findings_->errors, absl::StrCat("the reference server: ", what, ": ", Show(error)));
+  return error.ok();
+}
+
+void Reference::Remove(const std::string& session) {
+  v1::DeleteSessionRequest request;
+  request.set_name(client::SessionName(session));
+  request.set_allow_missing(true);
+  Expect("DeleteSession", client_.DeleteSession(request));
+}
+
+void Reference::Forget(const Book& book) {
+  Remove(book.session);
+  for (const auto& [session, head] : book.left) Remove(session);
+}
+
+void Reference::Compare(Book* book) {
   auto sessions = v1::SessionService::NewStub(client_.channel());
-  std::vector<std::string> made;
-  const auto expect_ok = [&](const std::string& what, const client::Error& error) {
-    if (!error.ok())
-      findings_->Fail(findings_->errors, absl::StrCat("the reference server: ", what, ": ", Show(error)));
-    return error.ok();
-  };
-  const auto remove = [&](const std::string& session) {
-    v1::DeleteSessionRequest request;
-    request.set_name(client::SessionName(session));
-    request.set_allow_missing(true);
-    return expect_ok("DeleteSession", client_.DeleteSession(request));
-  };
-  for (Entry& entry : *journal) {
-    made.push_back(entry.session);
+  for (; book->compared < book->entries.size(); ++book->compared) {
+    Entry& entry = book->entries[book->compared];
     grpc::ClientContext context;
     if (entry.kind == Step::Kind::kTurn && !entry.transcript.empty()) {
-      CompareTurn(entry.session, &entry);
+      CompareTurn(&entry);
     } else if (entry.kind == Step::Kind::kRecreate) {
-      remove(entry.session);
+      Remove(entry.session);
     } else if (entry.kind == Step::Kind::kFork) {
       v1::ForkSessionRequest request;
       request.set_name(client::SessionName(entry.session));
       request.set_session_id(entry.fork);
       v1::ForkSessionResponse response;
-      expect_ok("ForkSession", client::FromGrpc(sessions->ForkSession(&context, request, &response)));
-      made.push_back(entry.fork);
+      Expect("ForkSession", client::FromGrpc(sessions->ForkSession(&context, request, &response)));
     } else if (entry.kind == Step::Kind::kRollback) {
       v1::RollbackSessionRequest request;
       request.set_name(client::SessionName(entry.session));
       request.set_turns(entry.turns);
       v1::RollbackSessionResponse response;
-      expect_ok("RollbackSession", client::FromGrpc(sessions->RollbackSession(&context, request, &response)));
+      Expect("RollbackSession", client::FromGrpc(sessions->RollbackSession(&context, request, &response)));
     }
   }
-  std::sort(made.begin(), made.end());
-  made.erase(std::unique(made.begin(), made.end()), made.end());
-  for (const std::string& session : made) remove(session);
 }
 
-void Reference::CompareTurn(const std::string& session, Entry* entry) {
+void Reference::CompareTurn(Entry* entry) {
   const Transcript& had = entry->transcript[0];
   v1::GenerationSpec spec = entry->spec;
   spec.set_durability(v1::DURABILITY_TURN);
   spec.mutable_output()->set_echo(true);
-  if (had.cancelled()) {
+  spec.clear_max_duration();
+  if (had.cut_short()) {
     const int64_t generated = had.end().usage().generated_tokens();
     spec.mutable_stopping()->set_max_tokens(generated);
     spec.mutable_stopping()->set_min_tokens(std::min(spec.stopping().min_tokens(), generated));

@@ -69,6 +69,8 @@ Step DrawTurn(const StoryOptions& options, Dice& dice, bool first) {
   spec.set_on_disconnect(policy < 6   ? v1::DISCONNECT_POLICY_PARK
                          : policy < 8 ? v1::DISCONNECT_POLICY_CONTINUE
                                       : v1::DISCONNECT_POLICY_CANCEL);
+  if (dice.Chance(0.06))
+    spec.mutable_max_duration()->set_nanos(static_cast<int32_t>(dice.Between(50, 900)) * 1'000'000);
   step.by_library = dice.Chance(0.35);
   if (!step.by_library && tokens > 2) {
     constexpr Whim kWhims[] = {Whim::kVanish,   Whim::kVanish, Whim::kTakeOver,
@@ -86,9 +88,8 @@ Step DrawTurn(const StoryOptions& options, Dice& dice, bool first) {
 Story MakeStory(const StoryOptions& options, int client, int chapter) {
   Dice dice(options.seed, {1, static_cast<uint64_t>(client), static_cast<uint64_t>(chapter)});
   Story story;
-  // The names of deleted sessions come again.
-  story.delete_at_end = dice.Chance(0.6);
-  story.session = absl::StrCat("client-", client, "-", chapter);
+  story.begin_anew = dice.Fraction();
+  story.delete_at_end = dice.Chance(0.4);
   story.seed = static_cast<uint64_t>(dice.Between(0, INT64_MAX - 1));
   int64_t turns = 0;
   for (int64_t n = dice.Between(2, 5); n > 0; --n) {

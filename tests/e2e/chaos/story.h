@@ -1,5 +1,5 @@
-// What one client does with one session from its making to its end: drawn from a seed before anything happens, so that
-// it is the same whatever the servers go through.
+// What a client does with a session: drawn from a seed before anything happens, so that it is the same whatever the
+// servers go through.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ enum class Whim {
   kTakeOver,  // resumes on a second connection while the first one reads on
   kRewind,    // forgets the end of what it has, as after a crash of its own, and resumes
   kCancel,    // CancelGeneration on a second connection
+  kUpdate,    // UpdateSession on a second connection
   kSlow,      // reads slowly
 };
 
@@ -37,11 +38,12 @@ struct Step {
   int32_t turns = 0;              // of kRollback
 };
 
+// A stretch of a session's life.
 struct Story {
-  std::string session;  // {id}
-  uint64_t seed = 0;    // for what is drawn while it runs
+  uint64_t seed = 0;  // for what is drawn while it runs
   std::vector<Step> steps;
-  bool delete_at_end = false;  // else the session stays in the store
+  double begin_anew = 0;       // of 0..1: the choice between a new session and one of those that there are
+  bool delete_at_end = false;  // else it may be gone on with, after however many deaths of the server
 };
 
 struct StoryOptions {

@@ -26,6 +26,7 @@ void Transcript::Began(int64_t start_position, int64_t prompt_tokens) {
 }
 
 void Transcript::TakeStarted(const v1::GenerationStarted& started) {
+  durable_ = std::max(durable_, started.durable_position());
   if (!known()) {
     Began(started.start_position(), started.prompt_tokens());
     digest_ = started.digest();
@@ -36,6 +37,7 @@ void Transcript::TakeStarted(const v1::GenerationStarted& started) {
 }
 
 void Transcript::TakeChunk(const v1::GenerationChunk& chunk) {
+  durable_ = std::max(durable_, chunk.durable_position());
   const int64_t n = chunk.token_ids_size(), begin = chunk.position() - n;
   if (!known()) Fail(findings_->errors, "a chunk comes before `started`");
   if (finished()) Fail(findings_->doubled, absl::StrCat("a chunk comes after the end: position ", chunk.position()), n);
@@ -110,7 +112,7 @@ void Transcript::Compare(const Transcript& other, const std::string& what) const
     Fail(findings_->diverged, absl::StrCat("has the ids of ", what, " but another text"));
   } else if (end().digest() != other.end().digest()) {
     Fail(findings_->diverged, absl::StrCat("has the ids of ", what, " but another digest"));
-  } else if (!cancelled() && !other.cancelled() &&
+  } else if (!cut_short() && !other.cut_short() &&
              (end().reason() != other.end().reason() || end().stop_string() != other.end().stop_string() ||
               end().stop_token_id() != other.end().stop_token_id())) {
     Fail(findings_->diverged, absl::StrCat("ends as ", v1::FinishReason_Name(end().reason()), ", ", what, " as ",

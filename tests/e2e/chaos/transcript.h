@@ -35,11 +35,14 @@ class Transcript {
   int64_t first() const { return first_; }        // position before the first generated id
   int64_t position() const { return position_; }  // of the last id
   const std::string& digest() const { return digest_; }
+  int64_t durable() const { return durable_; }  // the last position that was said to be on disk
   const std::vector<int32_t>& ids() const { return ids_; }
   const std::string& text() const { return text_; }
   const std::vector<int32_t>& echo() const { return echo_; }
   const v1::GenerationFinished& end() const { return *finished_; }
   bool cancelled() const { return finished_ && finished_->reason() == v1::FINISH_REASON_CANCELLED; }
+  // At a token that depends on when something happened.
+  bool cut_short() const { return cancelled() || (finished_ && finished_->reason() == v1::FINISH_REASON_MAX_DURATION); }
   const std::string& who() const { return who_; }
 
  private:
@@ -59,7 +62,7 @@ class Transcript {
   int64_t start_position_;
   bool durable_first_;  // nothing may be sent before it is durable
   bool counted_ = true;
-  int64_t first_ = -1, position_ = -1;
+  int64_t first_ = -1, position_ = -1, durable_ = 0;
   std::string digest_;
   std::vector<int32_t> ids_, echo_;
   std::string text_;

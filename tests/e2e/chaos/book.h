@@ -1,7 +1,10 @@
-// What came of a story: enough to run it again elsewhere and to ask the server for it again.
+// A session's life so far, as its client remembers it: enough to go on, to run it again elsewhere and to ask the server
+// for it again.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,6 +25,15 @@ struct Entry {
   int32_t turns = 0;                   // of kRollback
   bool undone = false;                 // by a rollback or a deletion: the server need not know it any more
 };
-using Journal = std::vector<Entry>;
+
+struct Book {
+  std::string session;  // {id}
+  int64_t head = 0;
+  std::map<std::string, std::string> labels;
+  int requests = 0, forks = 0, updates = 0;  // made so far, to name the next
+  std::map<std::string, int64_t> left;       // sessions it went on from as a fork, and where they stand
+  std::vector<Entry> entries;
+  size_t compared = 0;  // so many of them have been, with the undisturbed run
+};
 
 }  // namespace smt::testing
