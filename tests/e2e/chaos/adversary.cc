@@ -61,11 +61,12 @@ void Adversary::Stop() {
 
 absl::Status Adversary::Live() {
   const double fate = dice_.Fraction();
-  const Ending ending = fate < 0.30   ? Ending::kKill
-                        : fate < 0.65 ? Ending::kCrashPoint
-                        : fate < 0.78 ? Ending::kPowerCut
-                        : fate < 0.86 ? Ending::kCrashAtStart
-                                      : Ending::kTerminate;
+  const Ending ending = options_.dishonest_disk ? Ending::kPowerCut
+                        : fate < 0.30           ? Ending::kKill
+                        : fate < 0.65           ? Ending::kCrashPoint
+                        : fate < 0.78           ? Ending::kPowerCut
+                        : fate < 0.86           ? Ending::kCrashAtStart
+                                                : Ending::kTerminate;
   std::vector<std::string> flags = Flags();
   std::string how = "SIGKILL";
   const bool crashes = ending == Ending::kCrashPoint || ending == Ending::kPowerCut || ending == Ending::kCrashAtStart;

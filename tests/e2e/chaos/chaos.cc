@@ -128,7 +128,8 @@ int Run(Options options) {
             .disk = i == 0 && mounts.ok() ? &disk : nullptr,
             // A start takes about half a second.
             .mean_life = std::max(absl::Seconds(options.interval * options.servers - 0.9), absl::Milliseconds(200)),
-            .ports = 2 * clients_each},
+            .ports = 2 * clients_each,
+            .dishonest_disk = options.dishonest_disk},
         &findings));
   }
   std::atomic<bool> broken = false;  // a server does not start any more
