@@ -11,7 +11,7 @@
 #include "tests/e2e/chaos/dice.h"
 #include "tests/e2e/chaos/findings.h"
 #include "tests/e2e/chaos/full_disk.h"
-#include "tests/e2e/chaos/proxy.h"
+#include "tests/e2e/proxy.h"
 #include "tests/e2e/server_process.h"
 
 namespace smt::testing {

@@ -1,4 +1,4 @@
-#include "tests/e2e/chaos/proxy.h"
+#include "tests/e2e/proxy.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
