@@ -194,7 +194,7 @@ bool Player::Replay(const Entry& entry) {
   std::vector<Transcript> stored;
   const bool done = Insist("a replay of " + had.who(), [&](bool) {
     Transcript& transcript =
-        stored.emplace_back(findings_, had.who() + " replayed", had.start_position(), /*durable_first=*/false);
+        stored.emplace_back(findings_, had.who() + " replayed", had.start_position(), spec.durability());
     transcript.Quiet();
     bool computed = false;
     const client::Error error = first_.StreamGenerate(spec, [&](const v1::GenerationEvent& event) {

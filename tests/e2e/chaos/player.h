@@ -39,6 +39,9 @@ class Player {
   enum class Next { kDone, kAgain, kGiveUp };
 
   bool PlayTurn(const Step& step, Entry* entry);
+  Next Settle(const v1::GenerationSpec& spec, Call* call);
+  void Forget(Call* call);
+  bool MayBeCutShort(const v1::GenerationSpec& spec, const Call& call) const;
   client::Error ReadOnce(const Step& step, const v1::GenerationSpec& spec, Call* call);
   bool OnEvent(const v1::GenerationEvent& event, Call* call);
   void ActOn(Whim whim, Call* call);

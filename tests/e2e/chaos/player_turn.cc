@@ -33,8 +33,8 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
   spec.set_create_session(book_->head == 0);
   spec.set_request_id(absl::StrCat("r", ++book_->requests));
   spec.set_expected_position(book_->head);
-  Call call(Transcript(findings_, absl::StrCat(book_->session, " ", spec.request_id()), book_->head,
-                       spec.durability() == v1::DURABILITY_TOKEN));
+  Call call(
+      Transcript(findings_, absl::StrCat(book_->session, " ", spec.request_id()), book_->head, spec.durability()));
   call.spec = &spec;
   call.whims = step.whims;
   ++findings_->streams;
@@ -43,6 +43,7 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
   while (next == Next::kAgain) {
     const client::Error error = ReadOnce(step, spec, &call);
     next = Judge(error, spec, &call);
+    if (next == Next::kDone && spec.durability() == v1::DURABILITY_NONE) next = Settle(spec, &call);
     if (next != Next::kAgain) break;
     if (absl::Now() - call.news > options_.patience) {
       findings_->Fail(findings_->errors, absl::StrCat(call.transcript.who(), ": is stuck at ",
@@ -53,7 +54,9 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
       if (dice_.Chance(0.3)) LookUp(spec, &call);
     }
   }
-  for (const Transcript& other : call.others) call.transcript.Compare(other, "another reader");
+  // One that was lost with NONE can have ended elsewhere.
+  const bool ends = spec.durability() != v1::DURABILITY_NONE;
+  for (const Transcript& other : call.others) call.transcript.Compare(other, "another reader", ends);
   if (Findings::Own() != failures) {
     findings_->Say(absl::StrCat("  the request was ", Describe(spec), " of ", call.transcript.ids().size(), " ids"));
   }
@@ -64,6 +67,23 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
   book_->head = call.transcript.end().position();
   entry->transcript.push_back(std::move(call.transcript));
   return true;
+}
+
+// With NONE a turn whose end was told may be gone. A change that is acknowledged makes all before it durable; if the
+// turn was lost until then, it is done again, and what it gave before must come again.
+Player::Next Player::Settle(const v1::GenerationSpec& spec, Call* call) {
+  if (!PlayUpdate(NewUpdate())) return Next::kGiveUp;
+  v1::Session session;
+  if (!Insist("GetSession", [&](bool) { return first_.GetSession(spec.session(), &session); })) return Next::kGiveUp;
+  if (session.position() == call->transcript.end().position()) return Next::kDone;
+  Forget(call);
+  return Next::kAgain;
+}
+
+void Player::Forget(Call* call) {
+  Transcript fresh(findings_, call->transcript.who(), book_->head, call->spec->durability());
+  findings_->provisional += static_cast<int64_t>(call->transcript.ids().size());
+  call->others.push_back(std::exchange(call->transcript, std::move(fresh)));
 }
 
 client::Error Player::ReadOnce(const Step& step, const v1::GenerationSpec& spec, Call* call) {
@@ -190,8 +210,7 @@ void Player::LookUp(const v1::GenerationSpec& spec, Call* call) {
 Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec& spec, Call* call) {
   Transcript& transcript = call->transcript;
   if (transcript.finished()) {
-    const bool may_be_cancelled = call->cancel_asked || spec.on_disconnect() == v1::DISCONNECT_POLICY_CANCEL;
-    if (transcript.cancelled() && !may_be_cancelled) {
+    if (transcript.cut_short() && !MayBeCutShort(spec, *call)) {
       findings_->Fail(findings_->lost, transcript.who() + ": was cancelled though nobody asked for that");
     }
     return Next::kDone;
@@ -215,21 +234,26 @@ Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec&
     case grpc::StatusCode::OUT_OF_RANGE:
       return JudgeProvisional(error, spec, call);
     case grpc::StatusCode::NOT_FOUND:
-      return fail(findings_->lost);
+      if (error.reason != "REQUEST_NOT_FOUND" || spec.durability() != v1::DURABILITY_NONE) return fail(findings_->lost);
+      Forget(call);
+      return Next::kAgain;
     default:
       return fail(findings_->errors);
   }
 }
 
-// With TURN what was sent before the end is provisional: after a crash a request can end, cancelled, before it.
+bool Player::MayBeCutShort(const v1::GenerationSpec& spec, const Call& call) const {
+  return call.cancel_asked || spec.on_disconnect() == v1::DISCONNECT_POLICY_CANCEL || spec.has_max_duration();
+}
+
+// With TURN what was sent before the end is provisional: after a crash a request can be cut short before it.
 Player::Next Player::JudgeProvisional(const client::Error& error, const v1::GenerationSpec& spec, Call* call) {
   Transcript& transcript = call->transcript;
   int64_t last = -1;
   for (const auto& [key, value] : error.metadata) {
     if (key == "last_position") last = std::stoll(value);
   }
-  const bool may_be_cancelled = call->cancel_asked || spec.on_disconnect() == v1::DISCONNECT_POLICY_CANCEL;
-  if (spec.durability() == v1::DURABILITY_TOKEN || !may_be_cancelled || last < transcript.first() ||
+  if (spec.durability() == v1::DURABILITY_TOKEN || !MayBeCutShort(spec, *call) || last < transcript.first() ||
       last >= transcript.position()) {
     findings_->Fail(findings_->lost,
                     absl::StrCat(transcript.who(), ": after position ", transcript.position(), ": ", Show(error)));

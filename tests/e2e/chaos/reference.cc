@@ -71,7 +71,7 @@ void Reference::CompareTurn(Entry* entry) {
     spec.mutable_stopping()->set_max_tokens(generated);
     spec.mutable_stopping()->set_min_tokens(std::min(spec.stopping().min_tokens(), generated));
   }
-  Transcript undisturbed(findings_, had.who() + " undisturbed", had.start_position(), /*durable_first=*/false);
+  Transcript undisturbed(findings_, had.who() + " undisturbed", had.start_position(), spec.durability());
   undisturbed.Quiet();
   const client::Error error = client_.StreamGenerate(spec, [&](const v1::GenerationEvent& event) {
     undisturbed.Take(event);

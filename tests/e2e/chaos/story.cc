@@ -64,7 +64,10 @@ Step DrawTurn(const StoryOptions& options, Dice& dice, bool first) {
     spec.mutable_stopping()->add_stop_strings("no such text \x01");
     if (dice.Chance(0.5)) spec.mutable_stopping()->set_min_tokens(tokens / 2);
   }
-  spec.set_durability(dice.Chance(0.5) ? v1::DURABILITY_TOKEN : v1::DURABILITY_TURN);
+  const int64_t durability = dice.Between(0, 9);
+  spec.set_durability(durability < 5   ? v1::DURABILITY_TOKEN
+                      : durability < 9 ? v1::DURABILITY_TURN
+                                       : v1::DURABILITY_NONE);
   const int64_t policy = dice.Between(0, 9);
   spec.set_on_disconnect(policy < 6   ? v1::DISCONNECT_POLICY_PARK
                          : policy < 8 ? v1::DISCONNECT_POLICY_CONTINUE

@@ -15,8 +15,9 @@ namespace smt::testing {
 class Transcript {
  public:
   // `who` names the session and request in failures. Where `start_position` is not -1 the stream must begin there.
-  Transcript(Findings* findings, std::string who, int64_t start_position, bool durable_first)
-      : findings_(findings), who_(std::move(who)), start_position_(start_position), durable_first_(durable_first) {}
+  // With TOKEN nothing may be sent before it is durable, with TURN not the end.
+  Transcript(Findings* findings, std::string who, int64_t start_position, v1::Durability durability)
+      : findings_(findings), who_(std::move(who)), start_position_(start_position), durability_(durability) {}
 
   void Take(const v1::GenerationEvent& event);
   // Its tokens do not count as a stream's.
@@ -25,8 +26,9 @@ class Transcript {
   void Began(int64_t start_position, int64_t prompt_tokens);
   // Forgets what lies past the last chunk that ended at or before so many ids; how many were forgotten.
   int64_t Rewind(int64_t ids);
-  // That `other`, another reader's of the same stream, has the same where both have something.
-  void Compare(const Transcript& other, const std::string& what) const;
+  // That `other`, another reader's of the same stream, has the same where both have something; and the same end, if
+  // both have one and `ends`.
+  void Compare(const Transcript& other, const std::string& what, bool ends = true) const;
 
   bool known() const { return first_ >= 0; }
   bool finished() const { return finished_.has_value(); }
@@ -60,7 +62,7 @@ class Transcript {
   Findings* findings_;
   std::string who_;
   int64_t start_position_;
-  bool durable_first_;  // nothing may be sent before it is durable
+  v1::Durability durability_;
   bool counted_ = true;
   int64_t first_ = -1, position_ = -1, durable_ = 0;
   std::string digest_;
