@@ -15,16 +15,13 @@
 namespace smt::testing {
 
 // In the order of the summary.
-#define SMT_CHAOS_COUNTS(X)                                                                                     \
-  X(kills)                                                                                                      \
-  X(crash_points)                                                                                               \
-  X(power_cuts)                                                                                                 \
-  X(terms)                                                                                                      \
-  X(freezes)                                                                                                    \
-  X(drops)                                                                                                      \
-  X(silences) X(delays) X(full_disks) X(streams) X(sessions) X(tokens) X(resumed) X(replayed) X(vanished)       \
-      X(taken_over) X(rewound) X(cancelled) X(updated) X(deleted) X(branched) X(provisional) X(retries) X(lost) \
-          X(doubled) X(diverged) X(errors)
+// clang-format off
+#define SMT_CHAOS_COUNTS(X) \
+  X(kills) X(crash_points) X(power_cuts) X(terms) X(freezes) X(drops) X(silences) X(delays) \
+  X(full_disks) X(streams) X(sessions) X(tokens) X(resumed) X(replayed) X(vanished) X(taken_over) \
+  X(rewound) X(cancelled) X(updated) X(deleted) X(branched) X(provisional) X(retries) X(lost) \
+  X(doubled) X(diverged) X(errors)
+// clang-format on
 
 class Findings {
  public:
