@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -46,9 +48,11 @@ Proxy::Proxy(int ports) {
     port.fd = NewSocket();
     sockaddr_in address = Loopback(0);
     socklen_t size = sizeof(address);
-    ::bind(port.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
-    ::listen(port.fd, 64);
-    ::getsockname(port.fd, reinterpret_cast<sockaddr*>(&address), &size);
+    if (::bind(port.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 || ::listen(port.fd, 64) != 0 ||
+        ::getsockname(port.fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) {
+      std::perror("a proxy's port");
+      std::abort();
+    }
     addresses_.push_back(absl::StrCat("127.0.0.1:", ntohs(address.sin_port)));
   }
   thread_ = std::thread([this] { Loop(); });
