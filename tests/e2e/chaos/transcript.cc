@@ -109,7 +109,15 @@ void Transcript::Compare(const Transcript& other, const std::string& what, bool 
     Fail(findings_->diverged, absl::StrCat("ends with ", ids_.size(), " ids at ", end().position(), ", ", what,
                                            " with ", other.ids_.size(), " at ", other.end().position()));
   } else if (text_ != other.text_) {
-    Fail(findings_->diverged, absl::StrCat("has the ids of ", what, " but another text"));
+    const size_t n =
+        std::mismatch(text_.begin(), text_.begin() + std::min(text_.size(), other.text_.size()), other.text_.begin())
+            .first -
+        text_.begin();
+    const size_t from = n < 20 ? 0 : n - 20;
+    Fail(findings_->diverged,
+         absl::StrCat("has the ids of ", what, " but another text: \"", absl::CHexEscape(text_.substr(from, 60)),
+                      "\" instead of \"", absl::CHexEscape(other.text_.substr(from, 60)), "\" at byte ", from, " of ",
+                      text_.size()));
   } else if (end().digest() != other.end().digest()) {
     Fail(findings_->diverged, absl::StrCat("has the ids of ", what, " but another digest"));
   } else if (!cut_short() && !other.cut_short() &&
