@@ -110,6 +110,7 @@ Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Durati
   v1::ResumeGenerateRequest resume;
   resume.set_request_id(spec.request_id());
   bool known = false;                   // where to go on
+  bool unsure = false;                  // whether an earlier attempt has begun it
   bool started = false, ended = false;  // as the caller knows it
   absl::Time give_up = absl::Now() + patience;
   absl::Duration wait = kFirstWait;
@@ -134,18 +135,24 @@ Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Durati
     stop->Watch(&call);
     const Error error = known ? ResumeGenerate(resume, take, &call) : StreamGenerate(spec, take, &call);
     stop->Watch(nullptr);
-    if (v1::Generation parked;
-        error.reason == "REQUEST_PARKED" && !known && GetGeneration(spec.session(), spec.request_id(), &parked).ok()) {
-      // It had begun, but the server went away before it could say so.
-      known = true;
-      resume.set_session(spec.session());
-      resume.set_after_position(parked.start_position() + parked.prompt_tokens());
-      continue;
+    const bool parked = error.reason == "REQUEST_PARKED", running = unsure && error.reason == "REQUEST_RUNNING";
+    bool looked_up = true;
+    if (!known && (parked || running)) {
+      // It had begun, but the stream broke off before it could say so.
+      v1::Generation begun;
+      looked_up = GetGeneration(spec.session(), spec.request_id(), &begun).ok();
+      if (looked_up) {
+        known = true;
+        resume.set_session(spec.session());
+        resume.set_after_position(begun.start_position() + begun.prompt_tokens());
+        continue;
+      }
     }
-    // ABORTED: the server has not noticed yet that the stream broke off. CANCELLED: by a server that goes down.
-    const bool again =
-        error.code == grpc::StatusCode::UNAVAILABLE ||
-        (known && (error.code == grpc::StatusCode::ABORTED || error.code == grpc::StatusCode::CANCELLED));
+    // CANCELLED: by a server that goes down. ABORTED: the server has not noticed yet that the stream broke off.
+    const bool broke_off =
+        error.code == grpc::StatusCode::UNAVAILABLE || error.code == grpc::StatusCode::CANCELLED || !looked_up;
+    const bool again = broke_off || (known && error.code == grpc::StatusCode::ABORTED);
+    unsure |= broke_off;
     if (error.reason == "TAKEN_OVER") return error;  // another client goes on with it
     if (!again || ended || spec.session().empty() || spec.request_id().empty()) return error;
     if (absl::Now() + wait > give_up || stop->WaitFor(wait)) return error;

@@ -136,19 +136,21 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> ReplayGeneration(ServiceContex
                             {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()},
                             spec.stopping().min_tokens());
     TextAssembler::Released released;
+    const auto position = [&] { return std::max(assembler.released_position(), first - 1); };
     const auto flush = [&] {
       if (released.empty()) return;
       v1::GenerationChunk* chunk = events.emplace_back().mutable_chunk();
       for (const TokenOutput& token : released.tokens) chunk->add_token_ids(token.id);
       chunk->set_text(std::move(released.text));
-      chunk->set_position(assembler.released_position());
+      chunk->set_position(position());
       chunk->set_durable_position(record.end_position);
       chunk->set_digest(digest.bytes());
       released = {};
     };
     const auto take = [&](TextAssembler::Released one) {
       for (const TokenOutput& token : one.tokens) digest.Add(token.id);
-      if (!skip.Wants(assembler.released_position(), digest)) return;
+      if (one.tokens.empty()) digest.AddTail();
+      if (!skip.Wants(position(), digest)) return;
       std::move(one.tokens.begin(), one.tokens.end(), std::back_inserter(released.tokens));
       released.text += one.text;
     };

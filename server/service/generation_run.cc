@@ -241,7 +241,11 @@ void GenerationRun::Consume(int64_t tokens) {
 
 void GenerationRun::Release(TextAssembler::Released released) {
   for (const TokenOutput& token : released.tokens) digest_.Add(token.id);
-  if (!released.tokens.empty()) released_position_ = released.tokens.back().position;
+  if (released.tokens.empty()) {
+    digest_.AddTail();
+  } else {
+    released_position_ = released.tokens.back().position;
+  }
   if (!skip_.Wants(released_position_, digest_) || !skip_.Check(session_id_).ok()) {
     if (!disconnected_) Consume(static_cast<int64_t>(released.tokens.size()));
     return;

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "server/base/crash_point.h"
 #include "server/service/event_source.h"
 #include "server/service/grpc_status.h"
 #include "server/service/malformed_request.h"
@@ -157,6 +158,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       absl::MutexLock lock(&mu_);
       source = source_;
     }
+    CrashPoint("after_send");
     if (ok) source->OnWritten();  // while nobody else can take the next message
     {
       absl::MutexLock lock(&mu_);
@@ -206,6 +208,7 @@ class StreamCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       const TakeResult taken = source->Take(&message);
       if (taken == TakeResult::kMessage) {
         buffer_ = wrap_(std::move(message));
+        CrashPoint("before_send");
         this->StartWrite(&buffer_);
         return;
       }

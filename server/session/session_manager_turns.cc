@@ -20,7 +20,9 @@ absl::Status RequestNotFound(std::string_view session_id, std::string_view reque
 }
 
 absl::Status StillRunning(std::string_view session_id, std::string_view request_id) {
-  return absl::AbortedError(StrCat("request '", request_id, "' on session '", session_id, "' is still running"));
+  return WithDetails(
+      absl::AbortedError(StrCat("request '", request_id, "' on session '", session_id, "' is still running")),
+      {.reason = "REQUEST_RUNNING", .retry_delay = absl::Milliseconds(100)});
 }
 
 }  // namespace

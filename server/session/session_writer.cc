@@ -5,6 +5,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "model/base/status_macros.h"
+#include "server/base/crash_point.h"
 
 namespace smt {
 namespace {
@@ -124,7 +125,9 @@ void SessionWriter::CommitGroup(std::deque<Item> group) {
   }
   std::vector<absl::Status> statuses;
   if (!writes.empty()) {
+    CrashPoint("before_commit");
     statuses = store_.Commit(writes, sync);
+    CrashPoint("after_commit");
     ++commits_;
     synced_ += sync;
     writes_ += static_cast<int64_t>(writes.size());
@@ -189,12 +192,14 @@ absl::StatusOr<bool> SessionWriter::PutSnapshot(const SessionKey& key, const Sna
   const std::vector<SnapshotName> drop = SuperfluousSnapshots(key, header, s.position, *names);
   const SnapshotName name{s.branch, s.position};
   const std::string bytes = EncodeSnapshot(s);
+  CrashPoint("before_snapshot");
   if (leases_ == nullptr) {
     RETURN_IF_ERROR(store_.PutSnapshot(key, name, bytes, drop));
   } else {
     RETURN_IF_ERROR(leases_->Borrow(
         key, [&](const std::string& lease) { return lease_store_->PutSnapshotLeased(key, lease, name, bytes, drop); }));
   }
+  CrashPoint("after_snapshot");
   cache_.Put(key.uid, s);
   return true;
 }

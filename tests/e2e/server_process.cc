@@ -12,11 +12,17 @@
 namespace smt::testing {
 
 ServerProcess::ServerProcess(Options options) : options_(std::move(options)) {
-  if (options_.store_dir.empty()) options_.store_dir = dir_.file("store");
+  if (options_.dir.empty()) options_.dir = dir_.path();
+  if (options_.store_dir.empty()) options_.store_dir = options_.dir + "/store";
+}
+
+void ServerProcess::Use(std::string program, std::vector<std::string> flags) {
+  options_.program = std::move(program);
+  options_.flags = std::move(flags);
 }
 
 absl::Status ServerProcess::Start(absl::Duration timeout) {
-  const std::string address_file = dir_.file(absl::StrCat("address.", ++starts_));
+  const std::string address_file = absl::StrCat(options_.dir, "/address.", ++starts_);
   Process::Options process;
   process.argv = {BinDir() + "/" + options_.program,
                   "--model_dir=" + options_.model_dir,
@@ -27,7 +33,7 @@ absl::Status ServerProcess::Start(absl::Duration timeout) {
                   "--drain_delay=0s",
                   "--address_file=" + address_file};
   process.argv.insert(process.argv.end(), options_.flags.begin(), options_.flags.end());
-  process.output_dir = dir_.path();
+  process.output_dir = options_.dir;
   process.name = absl::StrCat("server.", starts_);
   process_.reset();
   auto started = Process::Start(process);

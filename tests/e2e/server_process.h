@@ -19,7 +19,8 @@ class ServerProcess {
     std::string program = "smt_server";
     std::string model_dir = "models/books-6m";
     std::string device = "cpu";
-    std::string store_dir;           // default: inside the object's own temporary directory
+    std::string dir;                 // of what it prints and its store; default: a temporary one of the object's own
+    std::string store_dir;           // default: inside dir
     std::vector<std::string> flags;  // more of them
     bool same_address = false;       // when started again
   };
@@ -28,6 +29,8 @@ class ServerProcess {
 
   // Starts it and waits until it serves; the status holds what it printed when it does not.
   absl::Status Start(absl::Duration timeout = absl::Seconds(60));
+  // What the next start runs.
+  void Use(std::string program, std::vector<std::string> flags);
   // SIGKILL.
   void Kill();
   // SIGTERM; the exit code.
@@ -39,6 +42,8 @@ class ServerProcess {
   const std::string& metrics_address() const { return metrics_address_; }
   const std::string& store_dir() const { return options_.store_dir; }
   pid_t pid() const { return process_->pid(); }
+  bool Running() { return process_ && process_->Running(); }
+  void Signal(int signal) const { process_->Signal(signal); }
   std::string Stdout() const { return process_ ? process_->Stdout() : ""; }
   std::string Stderr() const { return process_ ? process_->Stderr() : ""; }
   std::unique_ptr<client::Client> NewClient() const;

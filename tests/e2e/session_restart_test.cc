@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/e2e/proxy.h"
 #include "tests/e2e/server_process.h"
 
 namespace smt::testing {
@@ -190,6 +191,42 @@ TEST(SessionRestartTest, StopEndsAStreamInACallAndWhileTheServerIsAway) {
   later.join();
   EXPECT_FALSE(error.ok());
   EXPECT_LT(absl::Now() - began, absl::Minutes(1)) << "patience would have lasted five";
+}
+
+TEST(SessionRestartTest, AStreamGoesOnThatBrokeOffBeforeItCouldSayThatItHadBegun) {
+  ServerProcess server;
+  ASSERT_TRUE(server.Start().ok()) << server.Stderr();
+  v1::GenerationSpec spec = LookingBack(2000);
+  spec.set_on_disconnect(v1::DISCONNECT_POLICY_CONTINUE);
+  const Outcome want = Generate(*server.NewClient(), spec);
+  ASSERT_TRUE(want.error.ok()) << want.error.message;
+
+  spec.set_session(client::SessionName("far"));
+  Proxy proxy(1);
+  proxy.SetUpstream(server.address());
+  client::Client far({.address = proxy.address(0)});
+  ASSERT_TRUE(far.WaitForConnection(absl::Seconds(10)));
+  // The request arrives, its answer does not.
+  proxy.Delay(0, absl::Milliseconds(400), absl::Milliseconds(100));
+  std::thread breaker([&] {
+    v1::Generation generation;
+    const auto near = server.NewClient();
+    while (!near->GetGeneration(spec.session(), spec.request_id(), &generation).ok()) {
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+    proxy.Drop(0);
+  });
+  Outcome got;
+  int starts = 0;
+  got.error = far.StreamThroughRestarts(spec, absl::Seconds(60), [&](const v1::GenerationEvent& event) {
+    starts += event.has_started() ? 1 : 0;
+    got.ids.insert(got.ids.end(), event.chunk().token_ids().begin(), event.chunk().token_ids().end());
+    return true;
+  });
+  breaker.join();
+  EXPECT_TRUE(got.error.ok()) << got.error.message;
+  EXPECT_EQ(starts, 1);
+  EXPECT_THAT(got.ids, ElementsAreArray(want.ids));
 }
 
 TEST(SessionRestartTest, EndsRunningStreamsWithTheirPositionOnSigterm) {

@@ -244,6 +244,52 @@ TEST_F(ResumeTest, WhatIsHeldBackIsHeldBackAgain) {
   }
 }
 
+TEST_F(ResumeTest, TextBeforeAStopStringThatBeginsInsideAnIdComesExactlyOnce) {
+  model_->script = {'a', 'b', 'c', 'd', 258};  // " world.", of which " " is sent without its id
+  v1::GenerationSpec spec = SessionSpec("r", 60);
+  spec.set_text("hello!");
+  spec.mutable_stopping()->add_stop_strings("world.");
+  const Streamed whole = Stream(spec);
+  ASSERT_EQ(whole.finished.reason(), v1::FINISH_REASON_STOP_STRING);
+  ASSERT_EQ(whole.text.back(), ' ');
+  ASSERT_GT(whole.ids.size(), 1U);
+  RunningDigest digest(0, "r");
+  for (const int32_t id : whole.ids) digest.Add(id);
+  // The ids have come, the text behind them has not.
+  const Streamed rest = Resume("r", whole.finished.text_position(), digest.bytes());
+  EXPECT_TRUE(rest.status.ok()) << rest.status.error_message();
+  EXPECT_EQ(rest.text, " ");
+  EXPECT_THAT(rest.ids, IsEmpty());
+  EXPECT_EQ(rest.finished.digest(), whole.finished.digest());
+  // It has come too.
+  const Streamed nothing = Resume("r", whole.finished.text_position(), whole.finished.digest());
+  EXPECT_TRUE(nothing.status.ok()) << nothing.status.error_message();
+  EXPECT_EQ(nothing.text, "");
+  EXPECT_EQ(nothing.finished.digest(), whole.finished.digest());
+  // A client cannot have it in the middle.
+  RunningDigest early(0, "r");
+  early.Add(whole.ids[0]);
+  early.AddTail();
+  EXPECT_EQ(Resume("r", whole.finished.text_position() - static_cast<int64_t>(whole.ids.size()) + 1, early.bytes())
+                .status.error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ResumeTest, TextBeforeAStopStringCanBeAllThatThereIs) {
+  model_->script = {258};
+  v1::GenerationSpec spec = SessionSpec("r", 60);
+  spec.mutable_stopping()->add_stop_strings("world.");
+  const Streamed whole = Stream(spec);
+  ASSERT_EQ(whole.text, " ");
+  ASSERT_THAT(whole.ids, IsEmpty());
+  const Streamed rest = Resume("r", whole.finished.text_position(), whole.started.digest());
+  EXPECT_TRUE(rest.status.ok()) << rest.status.error_message();
+  EXPECT_EQ(rest.text, " ");
+  const Streamed nothing = Resume("r", whole.finished.text_position(), whole.finished.digest());
+  EXPECT_TRUE(nothing.status.ok()) << nothing.status.error_message();
+  EXPECT_EQ(nothing.text, "");
+}
+
 TEST_F(ResumeTest, StopStringsAndMinTokensCountWhatCameBefore) {
   v1::GenerationSpec spec = SessionSpec("r", 200);
   spec.mutable_stopping()->add_stop_strings("fghijabc");
