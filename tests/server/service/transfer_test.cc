@@ -218,9 +218,12 @@ TEST_F(TransferTest, AnEmptySessionIsAFileToo) {
 
 TEST_F(TransferTest, AnExportSaysWhatIsWrongWithItsRequest) {
   CreateSession("a");
-  const Exported bad = Export("a", "sessions/b/checkpoints/c");
+  const Exported bad = Export("a", "c");
   EXPECT_EQ(bad.status.error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(DetailsOf(bad.status).fields, ElementsAre("name", "checkpoint"));
+  const Exported other = Export("sessions/a", "sessions/b/checkpoints/c");
+  EXPECT_EQ(other.status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(DetailsOf(other.status).fields, ElementsAre("checkpoint"));
   EXPECT_EQ(Export("sessions/none").status.error_code(), StatusCode::NOT_FOUND);
   EXPECT_EQ(Export("sessions/a", "sessions/a/checkpoints/none").status.error_code(), StatusCode::NOT_FOUND);
   EXPECT_THAT(Metrics(), HasSubstr("smt_session_operations_total{op=\"export\",result=\"NOT_FOUND\"} 2"));
