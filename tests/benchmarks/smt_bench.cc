@@ -11,6 +11,7 @@
 #include "tests/benchmarks/model_bench.h"
 #include "tests/benchmarks/runner_util.h"
 #include "tests/benchmarks/server_bench.h"
+#include "tests/benchmarks/session_bench.h"
 
 namespace {
 
@@ -67,6 +68,7 @@ int main(int argc, char** argv) {
       {"flat_cost", [&] { return FlatCost(options, 1000, 100000 / scale, 800 / scale); }},
       {"hop_over_slide", [&] { return HopOverSlide(options, 320 / scale); }},
       {"continue_after_restart", [&] { return ContinueAfterRestart(options, 60 / scale + 1, 700); }},
+      {"many_sessions", [&] { return smt::bench::ManySessions(100000 / scale, 5); }},
       {"ingest_over_step", [&] { return IngestOverStep(options, 100000 / scale); }},
       {"determinism_price_1", [&] { return DeterminismPrice(options, 1, 800 / scale); }},
       {"determinism_price_16", [&] { return DeterminismPrice(options, 16, 160 / scale); }},
