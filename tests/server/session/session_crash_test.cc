@@ -29,8 +29,6 @@ using Fault = CrashDisk::Fault;
 // Large enough that a few snapshots make RocksDB begin a new table and a new write-ahead log.
 constexpr int64_t kStateBytes = 160'000;
 
-constexpr int64_t kFullStride = 3;  // of the operations at which the disk runs full: all take too long
-
 uint64_t HashOf(std::span<const int32_t> ids) {
   return Xxh3({reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t)});
 }
@@ -462,7 +460,7 @@ TEST_F(SessionCrashTest, AFailedSyncEndsAllWritingAndTakesBackNothingThatWasAckn
 TEST_F(SessionCrashTest, AFullDiskRefusesWhatItCannotHoldAndGoesOnWhenThereIsRoom) {
   Rehearse();
   int refused = 0;
-  for (int64_t at = 1; at <= operations_ && !HasFailure(); at += kFullStride) {
+  for (int64_t at = 1; at <= operations_ && !HasFailure(); ++at) {
     SCOPED_TRACE(absl::StrCat("full from operation ", at, " of ", operations_));
     World world(dir_.path());
     world.disk->Inject(Fault::kFull, at);
@@ -495,7 +493,7 @@ TEST_F(SessionCrashTest, AFullDiskRefusesWhatItCannotHoldAndGoesOnWhenThereIsRoo
     ASSERT_OK(after.manager->Delete("h", std::nullopt));
     EXPECT_EQ(Judge(Describe(*after.manager), world), "") << "the script said " << broken;
   }
-  EXPECT_GT(refused, 30);
+  EXPECT_GT(refused, 100);
 }
 
 }  // namespace

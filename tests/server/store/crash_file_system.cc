@@ -1,6 +1,7 @@
 #include "tests/server/store/crash_file_system.h"
 
 #include <rocksdb/file_system.h>
+#include <rocksdb/system_clock.h>
 
 #include <algorithm>
 #include <cstring>
@@ -198,11 +199,24 @@ class CrashFileSystem final : public rocksdb::FileSystem {
   CrashDisk& disk_;
 };
 
+// RocksDB sleeps for a second after a failed flush.
+class Sleepless final : public rocksdb::SystemClockWrapper {
+ public:
+  Sleepless() : SystemClockWrapper(rocksdb::SystemClock::Default()) {}
+  const char* Name() const override { return "Sleepless"; }
+  void SleepForMicroseconds(int) override {}
+};
+
+class CrashEnv final : public rocksdb::EnvWrapper {
+ public:
+  explicit CrashEnv(CrashDisk& disk) : EnvWrapper(rocksdb::NewCompositeEnv(std::make_shared<CrashFileSystem>(disk))) {
+    system_clock_ = std::make_shared<Sleepless>();
+  }
+};
+
 }  // namespace
 
-std::unique_ptr<rocksdb::Env> CrashDisk::NewEnv() {
-  return rocksdb::NewCompositeEnv(std::make_shared<CrashFileSystem>(*this));
-}
+std::unique_ptr<rocksdb::Env> CrashDisk::NewEnv() { return std::make_unique<CrashEnv>(*this); }
 
 int64_t CrashDisk::operations() const {
   absl::MutexLock lock(&mu_);
