@@ -331,7 +331,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Rollback(const RollbackSpec& spe
     HoldScope hold(*entry, c_.leases.get());
     RETURN_IF_ERROR(c_.CheckModel(spec.session_id, entry->header));
     RETURN_IF_ERROR(CheckEtag(spec.session_id, spec.etag, Etag(entry->key.uid, entry->header)));
-    const SessionHeader& before = entry->header;
+    const SessionHeader before = entry->header;
     const StoredCheckpoint* target = nullptr;
     if (!spec.checkpoint_id.empty()) {
       target = FindCheckpoint(before, spec.checkpoint_id);

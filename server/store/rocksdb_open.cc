@@ -9,11 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <system_error>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 
@@ -32,16 +35,37 @@ absl::Status CannotUse(std::string_view dir, std::string_view why) {
   return absl::FailedPreconditionError(StrCat("store directory '", dir, "' cannot be used: ", why));
 }
 
+void SyncDirectory(const fs::path& dir) {
+  const int fd = ::open(dir.empty() ? "." : dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
+}
+
+// With its parents. The name of a new directory is on disk once the one around it is synced.
+std::error_code MakeDirectories(const fs::path& dir) {
+  std::error_code ec;
+  std::vector<fs::path> around;
+  for (fs::path p = dir; !p.empty() && !fs::exists(p, ec); p = p.parent_path()) {
+    around.push_back(p.parent_path());
+  }
+  fs::create_directories(dir, ec);
+  if (!ec) std::for_each(around.begin(), around.end(), SyncDirectory);
+  return ec;
+}
+
 absl::Status CheckDirectory(const std::string& dir) {
   if (dir.empty()) return absl::InvalidArgumentError("the store directory must be named, got an empty path");
   std::error_code ec;
   const fs::file_status st = fs::status(dir, ec);
   if (fs::exists(st) && !fs::is_directory(st)) return CannotUse(dir, "it is not a directory");
-  fs::create_directories(dir, ec);
+  ec = MakeDirectories(dir);
   if (ec) return CannotUse(dir, StrCat("it does not exist and cannot be made: ", ec.message()));
   if (::access(dir.c_str(), R_OK | W_OK | X_OK) != 0) {
     return CannotUse(dir, StrCat("it must be readable and writable by user ", ::geteuid(), ": ", std::strerror(errno)));
   }
+  ec = MakeDirectories(fs::path(dir) / "rocksdb");
+  if (ec) return CannotUse(dir, StrCat("rocksdb cannot be made in it: ", ec.message()));
   return absl::OkStatus();
 }
 
@@ -58,11 +82,7 @@ absl::Status WriteFormat(const std::string& dir) {
     error = errno;
   }
   if (!ok) return CannotUse(dir, StrCat("writing FORMAT failed: ", std::strerror(error)));
-  const int dir_fd = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (dir_fd >= 0) {
-    ::fsync(dir_fd);
-    ::close(dir_fd);
-  }
+  SyncDirectory(dir);
   return absl::OkStatus();
 }
 

@@ -49,7 +49,8 @@ class RocksDbStore final : public SessionStore {
     std::vector<absl::Status> out(writes.size());
     Group group;
     size_t begin = 0;  // of the group
-    const auto write = [&](size_t end, bool synced) {
+    // The analysis does not see into closures; both mutexes are held.
+    const auto write = [&](size_t end, bool synced) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       const absl::Status written = Write(&group.batch, synced);
       for (; begin < end; ++begin) {
         if (out[begin].ok()) out[begin] = written;
@@ -71,24 +72,28 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::StatusOr<StoredSession> Find(std::string_view id) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.Find(id);
   }
 
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view after, size_t limit) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.List(after, limit);
   }
 
   absl::StatusOr<int64_t> Count() override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.Count();
   }
 
   absl::StatusOr<int64_t> LogEnd(const SessionKey& key, int64_t branch) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     ASSIGN_OR_RETURN(const std::optional<int64_t> end, reader.LogEnd(key, branch));
@@ -97,30 +102,35 @@ class RocksDbStore final : public SessionStore {
 
   absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                int64_t last) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.ReadLog(key, branch, first, last);
   }
 
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.Request(key, request_id);
   }
 
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.ListRequests(cursor, limit);
   }
 
   absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.ListSnapshots(key);
   }
 
   absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.Snapshot(key, name);
@@ -158,6 +168,7 @@ class RocksDbStore final : public SessionStore {
   }
 
   absl::Status Health() override {
+    RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
     RETURN_IF_ERROR(Failed());
     return Room();
@@ -302,6 +313,17 @@ class RocksDbStore final : public SessionStore {
     o_ = *std::move(opened);
     out_of_space_ = false;
     return absl::OkStatus();
+  }
+
+  // Reads go on in a database that found no space. Where opening it anew found none either there is nothing to read
+  // from, and they try again: whoever wants to write reads first.
+  absl::Status OpenForReading() ABSL_LOCKS_EXCLUDED(mu_, db_mu_) {
+    {
+      absl::ReaderMutexLock lock(&db_mu_);
+      if (o_.db != nullptr) return absl::OkStatus();
+    }
+    absl::MutexLock lock(&mu_);
+    return ReopenIfNeeded();
   }
 
   void Close() ABSL_EXCLUSIVE_LOCKS_REQUIRED(db_mu_) {

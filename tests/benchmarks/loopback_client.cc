@@ -24,6 +24,12 @@ v1::StreamGenerateRequest RequestOf(int vocabulary, int stream, const StreamLoad
   spec.mutable_sampling()->set_seed(stream);
   spec.mutable_stopping()->set_max_tokens(load.tokens);
   spec.mutable_stopping()->set_ignore_eos(true);
+  if (!load.session_prefix.empty()) {
+    spec.set_session(load.session_prefix + std::to_string(stream));
+    spec.set_create_session(true);
+    spec.set_request_id(load.request_id);
+    spec.set_durability(static_cast<v1::Durability>(load.durability));
+  }
   return request;
 }
 

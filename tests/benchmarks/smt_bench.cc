@@ -11,6 +11,8 @@
 #include "tests/benchmarks/model_bench.h"
 #include "tests/benchmarks/runner_util.h"
 #include "tests/benchmarks/server_bench.h"
+#include "tests/benchmarks/session_bench.h"
+#include "tests/benchmarks/session_server_bench.h"
 
 namespace {
 
@@ -36,6 +38,26 @@ CLI::App* AddGpu(CLI::App& app, smt::bench::GpuBenchOptions& gpu) {
   return command;
 }
 
+CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) {
+  CLI::App* command = app.add_subcommand("sessions", "What durability, restores, forks and recovery cost");
+  command->add_option("--model_dir", sessions.model_dir, "Model folder")->capture_default_str();
+  command->add_option("--device", sessions.device, "cpu or cuda:N")->capture_default_str();
+  command->add_option("--dtype", sessions.dtype, "auto, bfloat16, float16 or float32")->capture_default_str();
+  command->add_option("--dir", sessions.dir, "Folder of the stores. Default: a temporary one");
+  command->add_option("--store_url", sessions.store_url, "A Redis instead, for fork");
+  command->add_option("--streams", sessions.streams, "At once")->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  command->add_option("--tokens", sessions.tokens, "Of a turn")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_option("--lengths", sessions.lengths, "Ids of the sessions that are restored and forked")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 27))
+      ->capture_default_str();
+  command->add_option("--rounds", sessions.rounds, "The median counts")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_flag("--quick", sessions.quick, "Whether it works, not what it gives");
+  return command;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -51,9 +73,28 @@ int main(int argc, char** argv) {
   app.add_flag("--quick", quick, "Fewer tokens: whether it works, not what it gives");
   smt::bench::GpuBenchOptions gpu;
   CLI::App* gpu_command = AddGpu(app, gpu);
+  smt::bench::SessionBenchOptions sessions;
+  CLI::App* sessions_command = AddSessions(app, sessions);
   CLI11_PARSE(app, argc, argv);
   if (*gpu_command) {
     std::cout << smt::bench::OrDie(GpuFigures(gpu)).dump(1) << "\n";
+    return 0;
+  }
+  if (*sessions_command) {
+    const std::vector<std::pair<std::string, absl::StatusOr<json> (*)(const smt::bench::SessionBenchOptions&)>> parts =
+        {{"durability", smt::bench::DurabilityFigures},
+         {"restore", smt::bench::RestoreFigures},
+         {"fork", smt::bench::ForkFigures},
+         {"recovery", smt::bench::RecoveryFigures}};
+    json result;
+    for (const auto& [name, measure] : parts) {
+      if (!only.empty() && std::find(only.begin(), only.end(), name) == only.end()) continue;
+      std::cerr << name << " … " << std::flush;
+      const absl::StatusOr<json> figures = measure(sessions);
+      result[name] = figures.ok() ? *figures : json{{"failed", std::string(figures.status().message())}};
+      std::cerr << result[name].dump() << "\n";
+    }
+    std::cout << result.dump(1) << "\n";
     return 0;
   }
   const int scale = quick ? 20 : 1;
@@ -67,6 +108,7 @@ int main(int argc, char** argv) {
       {"flat_cost", [&] { return FlatCost(options, 1000, 100000 / scale, 800 / scale); }},
       {"hop_over_slide", [&] { return HopOverSlide(options, 320 / scale); }},
       {"continue_after_restart", [&] { return ContinueAfterRestart(options, 60 / scale + 1, 700); }},
+      {"many_sessions", [&] { return smt::bench::ManySessions(100000 / scale, 5); }},
       {"ingest_over_step", [&] { return IngestOverStep(options, 100000 / scale); }},
       {"determinism_price_1", [&] { return DeterminismPrice(options, 1, 800 / scale); }},
       {"determinism_price_16", [&] { return DeterminismPrice(options, 16, 160 / scale); }},

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "tests/benchmarks/bench_util.h"
@@ -14,6 +15,9 @@ struct StreamLoad {
   int tokens = 100;  // drawn by each
   float temperature = 0;
   float top_p = 1;
+  std::string session_prefix = {};  // of each stream's session, made when it is not there; empty: none
+  std::string request_id = {};      // of each, with a session
+  int durability = 0;               // v1::Durability, with a session
 };
 
 // Of stream `index`: lengths differ, so phases are spread over any stride up to 64.

@@ -1,0 +1,36 @@
+// Benchmarks of what sessions cost: a real server process, gRPC over loopback, a client in this process; for `restore`
+// a session manager and an executor in this process.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace smt::bench {
+
+struct SessionBenchOptions {
+  std::string model_dir = "models/books-6m";
+  std::string device = "cpu";
+  std::string dtype = "auto";
+  std::string dir;                           // of the stores; empty: a temporary one
+  std::string store_url;                     // of a Redis instead, for `fork`
+  int streams = 64;                          // at once, for `durability`
+  int tokens = 128;                          // of a turn
+  int rounds = 5;                            // the median counts
+  std::vector<int> lengths = {1000, 30000};  // ids of the sessions that are forked and restored
+  bool quick = false;                        // whether it works, not what it gives
+};
+
+// Tokens/s of whole turns, from the calls to `finished`, with TURN and TOKEN over NONE, in turn within one run.
+absl::StatusOr<nlohmann::json> DurabilityFigures(const SessionBenchOptions& options);
+// Milliseconds until a parked session's state is in its slot again, from the host's memory and from RocksDB, for
+// sessions of each length.
+absl::StatusOr<nlohmann::json> RestoreFigures(const SessionBenchOptions& options);
+// Milliseconds of ForkSession and RollbackSession, for sessions of each length.
+absl::StatusOr<nlohmann::json> ForkFigures(const SessionBenchOptions& options);
+// Seconds from SIGKILL amid `streams` streams to the first token that a resumed one gets, the server's start included.
+absl::StatusOr<nlohmann::json> RecoveryFigures(const SessionBenchOptions& options);
+
+}  // namespace smt::bench
