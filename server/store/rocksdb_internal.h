@@ -2,10 +2,12 @@
 #pragma once
 
 #include <rocksdb/db.h>
+#include <rocksdb/write_batch.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,6 +34,11 @@ struct OpenedDb {
 
 // Checks the directory and its format, then opens the database.
 absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options);
+
+// The names of snapshots, apart from their bytes: an iterator over those would read all of them. `snapshot_key` is the
+// snapshot's NumberedKey, or its beginning.
+std::string SnapshotNameKey(std::string_view snapshot_key);
+void PutSnapshotName(const OpenedDb& db, std::string_view snapshot_key, rocksdb::WriteBatch* batch);
 
 // Keys sort by id, then as numbers. A NUL ends the id, which cannot hold one.
 std::string SessionDbKey(const SessionKey& key);

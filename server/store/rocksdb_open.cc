@@ -6,6 +6,7 @@
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -95,14 +96,16 @@ bool HoldsTables(const fs::path& db) {
   return false;
 }
 
-absl::Status CheckFormat(const std::string& dir) {
+// Gives the version of what is there.
+absl::StatusOr<int> CheckFormat(const std::string& dir) {
   std::error_code ec;
   const fs::path db = fs::path(dir) / "rocksdb";
   const bool has_db = fs::exists(db / "CURRENT", ec);
   std::ifstream in(dir + "/FORMAT");
   if (!in) {
     if (has_db) return CannotUse(dir, "it holds a database but no FORMAT file, so this is not a session store");
-    return WriteFormat(dir);
+    RETURN_IF_ERROR(WriteFormat(dir));
+    return kStoreFormatVersion;
   }
   std::stringstream text;
   text << in.rdbuf();
@@ -121,9 +124,22 @@ absl::Status CheckFormat(const std::string& dir) {
   if (!has_db && HoldsTables(db)) {
     return absl::DataLossError(StrCat("store directory '", dir, "': rocksdb/CURRENT is missing beside its tables"));
   }
-  // From here on an older server must keep away: it would not see what sessions share.
-  if (version < kStoreFormatVersion) return WriteFormat(dir);
-  return absl::OkStatus();
+  return version;
+}
+
+// What the first version did not have: the names of snapshots apart from their bytes.
+absl::Status Raise(const std::string& dir, const OpenedDb& opened) {
+  rocksdb::WriteBatch batch;
+  const std::unique_ptr<rocksdb::Iterator> it(opened.db->NewIterator(rocksdb::ReadOptions(), opened.cf.snapshots));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) PutSnapshotName(opened, it->key().ToString(), &batch);
+  rocksdb::WriteOptions write;
+  write.sync = true;
+  rocksdb::Status s = it->status();
+  if (s.ok()) s = opened.db->Write(write, &batch);
+  if (!s.ok())
+    return absl::DataLossError(
+        StrCat("store directory '", dir, "' cannot be raised to version ", kStoreFormatVersion, ": ", s.ToString()));
+  return WriteFormat(dir);
 }
 
 // RocksDB's own recovery from a full disk waits for room for every write buffer, hundreds of MiB. The store opens the
@@ -174,7 +190,7 @@ absl::Status OpenError(const std::string& dir, const rocksdb::Status& s) {
 
 absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
   RETURN_IF_ERROR(CheckDirectory(options.dir));
-  RETURN_IF_ERROR(CheckFormat(options.dir));
+  ASSIGN_OR_RETURN(const int version, CheckFormat(options.dir));
 
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(static_cast<size_t>(options.block_cache_bytes));
@@ -209,7 +225,20 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
   if (!s.ok()) return OpenError(options.dir, s);
   out.db.reset(db);
   out.cf = {out.handles[1], out.handles[2], out.handles[3], out.handles[4], out.handles[5]};
+  if (version < kStoreFormatVersion) {
+    if (const absl::Status raised = Raise(options.dir, out); !raised.ok()) {
+      for (auto* handle : out.handles) out.db->DestroyColumnFamilyHandle(handle);
+      return raised;
+    }
+  }
   return out;
+}
+
+std::string SnapshotNameKey(std::string_view snapshot_key) { return StrCat("n", snapshot_key); }
+
+void PutSnapshotName(const OpenedDb& db, std::string_view snapshot_key, rocksdb::WriteBatch* batch) {
+  const std::string key = SnapshotNameKey(snapshot_key);
+  batch->Put(db.cf.references, key, SealRecord(RecordType::kReference, kRecordVersion, key, ""));
 }
 
 std::string SessionDbKey(const SessionKey& key) {

@@ -220,9 +220,9 @@ absl::StatusOr<std::vector<StoredRequest>> RocksDbReader::ListRequests(std::stri
 
 absl::StatusOr<std::vector<SnapshotName>> RocksDbReader::ListSnapshots(const SessionKey& key) const {
   std::vector<SnapshotName> out;
-  auto it = Scan(db_.cf.snapshots, UidPrefix(key.uid));
+  auto it = Scan(db_.cf.references, SnapshotNameKey(UidPrefix(key.uid)));
   for (; it->Valid(); it->Next()) {
-    const std::string_view k = View(it->key());
+    const std::string_view k = View(it->key()).substr(1);
     if (k.size() != 24) continue;
     out.push_back(
         {static_cast<int64_t>(ReadBigEndian(k.substr(8))), static_cast<int64_t>(ReadBigEndian(k.substr(16)))});

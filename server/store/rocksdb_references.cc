@@ -42,7 +42,7 @@ void Put(const OpenedDb& db, const std::string& key, std::string_view payload, r
   batch->Put(db.cf.references, key, SealRecord(RecordType::kReference, kRecordVersion, key, payload));
 }
 
-// The branch or snapshot, and the position, that a key of the log or of the snapshots names.
+// The branch and the position that a NumberedKey names.
 SnapshotName Numbers(std::string_view key) {
   return {static_cast<int64_t>(ReadBigEndian(key.substr(8))), static_cast<int64_t>(ReadBigEndian(key.substr(16)))};
 }
@@ -71,8 +71,9 @@ absl::StatusOr<std::vector<StoreReference>> RocksDbReferences::Of(uint64_t reade
 absl::Status RocksDbReferences::Check(const StoreReference& r) const {
   const RocksDbReader reader(db_);
   if (r.kind == StoreReference::Kind::kSnapshot) {
-    ASSIGN_OR_RETURN(const std::vector<std::string> keys,
-                     reader.Keys(db_.cf.snapshots, NumberedKey(r.owner.uid, r.branch, r.position), 1));
+    ASSIGN_OR_RETURN(
+        const std::vector<std::string> keys,
+        reader.Keys(db_.cf.references, SnapshotNameKey(NumberedKey(r.owner.uid, r.branch, r.position)), 1));
     if (!keys.empty()) return absl::OkStatus();
     return absl::NotFoundError(
         StrCat("session '", r.owner.id, "' has no snapshot at position ", r.position, " any more"));
@@ -146,24 +147,29 @@ absl::StatusOr<bool> RocksDbReferences::RemoveUnreferenced(uint64_t owner, const
     }
   }
   const bool kept = !logs.empty() || !snapshots.empty();
-  const std::string prefix = UidPrefix(owner), end = PrefixEnd(prefix);
-  for (auto* cf : {db_.cf.log, db_.cf.snapshots}) {
+  // Keys of `cf` that begin with `prefix`; remove(key) for each that is to go.
+  const auto sweep = [&](rocksdb::ColumnFamilyHandle* cf, const std::string& prefix, auto remove) -> absl::Status {
     const auto keys = reader.Keys(cf, prefix, kept ? SIZE_MAX : kMaxSingleDeletes + 1);
     if (!kept && (!keys.ok() || keys->size() > kMaxSingleDeletes)) {  // also where they cannot be read
-      batch->DeleteRange(cf, prefix, end);
-      continue;
+      batch->DeleteRange(cf, prefix, PrefixEnd(prefix));
+      if (cf == db_.cf.references) batch->DeleteRange(db_.cf.snapshots, UidPrefix(owner), PrefixEnd(UidPrefix(owner)));
+      return absl::OkStatus();
     }
     RETURN_IF_ERROR(keys.status());
-    for (const std::string& key : *keys) {
-      if (key.size() == 24) {
-        const SnapshotName name = Numbers(key);
-        const auto log = logs.find(name.branch);
-        if (cf == db_.cf.log && log != logs.end() && name.position < log->second) continue;
-        if (cf == db_.cf.snapshots && snapshots.count({name.branch, name.position}) > 0) continue;
-      }
-      batch->Delete(cf, key);
-    }
-  }
+    for (const std::string& key : *keys) remove(key);
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(sweep(db_.cf.log, UidPrefix(owner), [&](const std::string& key) {
+    const SnapshotName segment = Numbers(key);
+    const auto log = logs.find(segment.branch);
+    if (log == logs.end() || segment.position >= log->second) batch->Delete(db_.cf.log, key);
+  }));
+  RETURN_IF_ERROR(sweep(db_.cf.references, SnapshotNameKey(UidPrefix(owner)), [&](const std::string& key) {
+    const SnapshotName name = Numbers(std::string_view(key).substr(1));
+    if (snapshots.count({name.branch, name.position}) > 0) return;
+    batch->Delete(db_.cf.references, key);
+    batch->Delete(db_.cf.snapshots, key.substr(1));
+  }));
   return kept;
 }
 

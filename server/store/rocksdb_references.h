@@ -3,6 +3,7 @@
 //
 //   'r' owner kind branch position reader   one for each reference, to look up who reads an owner
 //   'm' reader                              all that a session refers to
+//   'n' owner branch position               names a snapshot that is there (rocksdb_internal.h)
 //   'd' owner                               the owner is deleted; what is left of it waits for its last reader
 #pragma once
 

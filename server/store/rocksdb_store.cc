@@ -160,10 +160,14 @@ class RocksDbStore final : public SessionStore {
     rocksdb::WriteBatch batch;
     for (const SnapshotName& other : drop) {
       ASSIGN_OR_RETURN(const bool held, RocksDbReferences(o_).Holds(key.uid, other));
-      if (!held && other != name) batch.Delete(o_.cf.snapshots, NumberedKey(key.uid, other.branch, other.position));
+      if (held || other == name) continue;
+      const std::string gone = NumberedKey(key.uid, other.branch, other.position);
+      batch.Delete(o_.cf.snapshots, gone);
+      batch.Delete(o_.cf.references, SnapshotNameKey(gone));
     }
     const std::string db_key = NumberedKey(key.uid, name.branch, name.position);
     batch.Put(o_.cf.snapshots, db_key, SealRecord(RecordType::kSnapshot, kRecordVersion, db_key, bytes));
+    PutSnapshotName(o_, db_key, &batch);
     return Write(&batch, false);
   }
 

@@ -24,7 +24,7 @@ using testing::ServerProcess;
 
 absl::Status ToStatus(const client::Error& error, std::string_view what) {
   if (error.ok()) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(what, ": ", error.message));
+  return absl::UnavailableError(absl::StrCat(std::string(what), ": ", error.message));
 }
 
 ServerProcess::Options ServerOptionsOf(const SessionBenchOptions& options, std::vector<std::string> flags) {

@@ -2,6 +2,7 @@
 #include "server/store/rocksdb_store.h"
 
 #include <gmock/gmock.h>
+#include <rocksdb/db.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -162,6 +163,41 @@ TEST(RocksDbStoreTest, ANewerFormatIsRefusedNamingBothVersions) {
   EXPECT_THAT(Open(dir.path()), StatusIs(StatusCode::kDataLoss, HasSubstr("FORMAT must read")));
   fs::remove(dir.path() + "/FORMAT");
   EXPECT_THAT(Open(dir.path()), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("not a session store")));
+}
+
+TEST(RocksDbStoreTest, AStoreOfTheFirstFormatIsRaised) {
+  TempDir dir;
+  {
+    auto store = *Open(dir.path());
+    SessionWrite create;
+    create.kind = SessionWrite::Kind::kCreate;
+    create.key = {"a", 1};
+    create.header = "header";
+    ASSERT_OK(store->Commit({&create, 1}, true)[0]);
+    ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, "state", {}));
+  }
+  {  // It had no references.
+    std::vector<std::string> names;
+    ASSERT_TRUE(rocksdb::DB::ListColumnFamilies({}, dir.path() + "/rocksdb", &names).ok());
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const auto& name : names) families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open({}, dir.path() + "/rocksdb", families, &handles, &db).ok());
+    for (auto* handle : handles) {
+      if (handle->GetName() == "references") ASSERT_TRUE(db->DropColumnFamily(handle).ok());
+      ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
+    }
+    delete db;
+    std::ofstream(dir.path() + "/FORMAT") << "smt-session-store 1\n";
+  }
+  auto store = *Open(dir.path());
+  EXPECT_EQ(*store->Find("a")->header, "header");
+  EXPECT_THAT(*store->ListSnapshots({"a", 1}), testing::ElementsAre(SnapshotName{0, 2}));
+  EXPECT_EQ(*store->GetSnapshot({"a", 1}, {0, 2}), "state");
+  std::string format;
+  std::getline(std::ifstream(dir.path() + "/FORMAT"), format);
+  EXPECT_EQ(format, "smt-session-store 2");
 }
 
 TEST(RocksDbStoreTest, TablesWithoutCurrentAreNotReplacedByAnEmptyStore) {
