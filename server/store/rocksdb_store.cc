@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -25,6 +26,7 @@ namespace {
 using namespace store_internal;  // NOLINT: the other half of this class
 
 constexpr size_t kMaxSegmentIds = 4096;  // a reader decodes whole segments
+constexpr size_t kMostRemembered = 1 << 17;
 constexpr int64_t kReopenBytes = int64_t{8} << 20;
 constexpr size_t kMaxSingleDeletes = 1024;  // beyond it a range tombstone is cheaper
 
@@ -52,6 +54,7 @@ class RocksDbStore final : public SessionStore {
     // The analysis does not see into closures; both mutexes are held.
     const auto write = [&](size_t end, bool synced) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       const absl::Status written = Write(&group.batch, synced);
+      Remember(group, written.ok());
       for (; begin < end; ++begin) {
         if (out[begin].ok()) out[begin] = written;
       }
@@ -192,6 +195,23 @@ class RocksDbStore final : public SessionStore {
     std::map<std::pair<uint64_t, int64_t>, int64_t> ends;  // of logs, by uid and branch
   };
 
+  // What was written, for the checks of later groups: with many streams, reading it back would be most of their work.
+  void Remember(const Group& group, bool written) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!written || uids_.size() + ends_.size() > kMostRemembered) {
+      uids_.clear();
+      ends_.clear();
+    }
+    if (!written) return;
+    for (const auto& [id, uid] : group.uids) {
+      if (uid) {
+        uids_[id] = *uid;
+      } else {
+        uids_.erase(id);
+      }
+    }
+    for (const auto& [log, end] : group.ends) ends_[log] = end;
+  }
+
   static absl::Status Gone(const SessionKey& key) {
     return absl::NotFoundError(StrCat("session '", key.id, "' does not exist any more"));
   }
@@ -202,7 +222,12 @@ class RocksDbStore final : public SessionStore {
     RETURN_IF_ERROR(Failed());
     auto found = g->uids.find(w.key.id);
     if (found == g->uids.end()) {
-      ASSIGN_OR_RETURN(const std::optional<uint64_t> uid, RocksDbReader(o_).Uid(w.key.id));
+      std::optional<uint64_t> uid;
+      if (const auto known = uids_.find(w.key.id); known != uids_.end()) {
+        uid = known->second;
+      } else {
+        ASSIGN_OR_RETURN(uid, RocksDbReader(o_).Uid(w.key.id));
+      }
       found = g->uids.emplace(w.key.id, uid).first;
     }
     const std::optional<uint64_t> uid = found->second;
@@ -232,14 +257,19 @@ class RocksDbStore final : public SessionStore {
 
   absl::Status StageAppend(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
       ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    auto end = g->ends.find({w.key.uid, w.branch});
-    if (end == g->ends.end()) {
-      ASSIGN_OR_RETURN(const std::optional<int64_t> stored, RocksDbReader(o_).LogEnd(w.key, w.branch));
-      end = g->ends.emplace(std::make_pair(w.key.uid, w.branch), stored.value_or(w.log_begin)).first;
+    const std::pair<uint64_t, int64_t> log{w.key.uid, w.branch};
+    std::optional<int64_t> stored;
+    if (const auto staged = g->ends.find(log); staged != g->ends.end()) {
+      stored = staged->second;
+    } else if (const auto known = ends_.find(log); known != ends_.end()) {
+      stored = known->second;
+    } else {
+      ASSIGN_OR_RETURN(stored, RocksDbReader(o_).LogEnd(w.key, w.branch));
     }
-    if (end->second != *w.position) {
-      return absl::AbortedError(StrCat("session '", w.key.id, "': the log ends at position ", end->second,
-                                       ", the writer expects ", *w.position));
+    const int64_t end = stored.value_or(w.log_begin);
+    if (end != *w.position) {
+      return absl::AbortedError(
+          StrCat("session '", w.key.id, "': the log ends at position ", end, ", the writer expects ", *w.position));
     }
     for (size_t at = 0; at < w.ids.size(); at += kMaxSegmentIds) {
       const size_t n = std::min(kMaxSegmentIds, w.ids.size() - at);
@@ -247,7 +277,7 @@ class RocksDbStore final : public SessionStore {
       const std::string_view ids(reinterpret_cast<const char*>(w.ids.data() + at), n * 4);
       g->batch.Put(o_.cf.log, k, SealRecord(RecordType::kLog, kRecordVersion, k, ids));
     }
-    end->second += static_cast<int64_t>(w.ids.size());
+    if (stored || !w.ids.empty()) g->ends[log] = end + static_cast<int64_t>(w.ids.size());
     return absl::OkStatus();
   }
 
@@ -316,6 +346,8 @@ class RocksDbStore final : public SessionStore {
     if (!opened.ok()) return NoSpace(std::string(opened.status().message()));
     o_ = *std::move(opened);
     out_of_space_ = false;
+    uids_.clear();
+    ends_.clear();
     return absl::OkStatus();
   }
 
@@ -354,6 +386,9 @@ class RocksDbStore final : public SessionStore {
   absl::Mutex db_mu_;  // written only to open the database anew
   OpenedDb o_ ABSL_GUARDED_BY(db_mu_);
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
+  // Of sessions written lately. Nobody else writes the database.
+  std::unordered_map<std::string, uint64_t> uids_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<uint64_t, int64_t>, int64_t> ends_ ABSL_GUARDED_BY(mu_);  // by uid and branch
   mutable absl::Mutex failed_mu_;
   absl::Status failed_ ABSL_GUARDED_BY(failed_mu_);  // once not OK, for good
 };

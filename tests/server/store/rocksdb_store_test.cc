@@ -185,7 +185,9 @@ TEST(RocksDbStoreTest, AStoreOfTheFirstFormatIsRaised) {
     rocksdb::DB* db = nullptr;
     ASSERT_TRUE(rocksdb::DB::Open({}, dir.path() + "/rocksdb", families, &handles, &db).ok());
     for (auto* handle : handles) {
-      if (handle->GetName() == "references") ASSERT_TRUE(db->DropColumnFamily(handle).ok());
+      if (handle->GetName() == "references") {
+        ASSERT_TRUE(db->DropColumnFamily(handle).ok());
+      }
       ASSERT_TRUE(db->DestroyColumnFamilyHandle(handle).ok());
     }
     delete db;
