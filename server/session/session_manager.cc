@@ -82,7 +82,7 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
     LeaseKeeper::Options leases;
     leases.ttl = c_.options.lease_ttl;
     leases.on_lost = [this](const SessionKey& key, const std::string& token) { OnLeaseLost(key, token); };
-    leases.on_wanted = [this](const SessionKey& key) { OnLeaseWanted(key); };
+    leases.on_wanted = [this](const SessionKey& key, const std::string& token) { OnLeaseWanted(key, token); };
     leases.on_replaced = [this] { OnStoreReplaced(); };
     c_.leases = std::make_unique<LeaseKeeper>(*c_.options.leases, std::move(leases));
   }
@@ -135,12 +135,19 @@ std::string SessionManagerImpl::DrawId(std::string_view scope, std::string_view 
   return id;
 }
 
-absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
+absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
+                                       const std::string& request_id) {
   entry.busy = true;
   if (c_.leases == nullptr) return absl::OkStatus();
   const SessionKey key = entry.key;
   entry.mu.Unlock();
-  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline);
+  const auto runs = [&]() -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(key.id));
+    RETURN_IF_ERROR(stored.header.status());
+    ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*stored.header));
+    return stored.key == key && header.turn_open && header.open_request_id == request_id;
+  };
+  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline, runs);
   entry.mu.Lock();
   entry.key = key;  // others may have looked meanwhile
   entry.loaded = false;
@@ -152,8 +159,9 @@ absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patienc
   return token.status();
 }
 
-absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
-  RETURN_IF_ERROR(Lease(entry, patience, deadline));
+absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
+                                      const std::string& request_id) {
+  RETURN_IF_ERROR(Lease(entry, patience, deadline, request_id));
   if (c_.leases == nullptr) return absl::OkStatus();
   const SessionKey key = entry.key;
   absl::Status status = Load(entry);
@@ -181,13 +189,13 @@ void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& t
       {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)}));
 }
 
-void SessionManagerImpl::OnLeaseWanted(const SessionKey& key) {
+void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
   std::shared_ptr<TurnProgress> progress;
   {
     absl::MutexLock lock(&entry->mu);
-    if (entry->key == key && entry->in_turn) progress = entry->progress;
+    if (entry->lease == token && entry->in_turn) progress = entry->progress;
   }
   if (progress != nullptr) progress->AskToEnd();
 }

@@ -231,7 +231,7 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
     if (ended()) return ResumeTurnResult{nullptr, std::move(record)};
     if (c_.leases == nullptr) RETURN_IF_ERROR(CheckSuperseded(*entry, record));
     if (entry->busy) return BusyError(session_id);
-    RETURN_IF_ERROR(Hold(*entry, LeaseKeeper::Patience::kAsk, deadline));
+    RETURN_IF_ERROR(Hold(*entry, LeaseKeeper::Patience::kAsk, deadline, std::string(request_id)));
     HoldScope hold(*entry, c_.leases.get());
     RETURN_IF_ERROR(find());
     if (ended()) return ResumeTurnResult{nullptr, std::move(record)};

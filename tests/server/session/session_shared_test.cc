@@ -16,6 +16,7 @@ namespace smt {
 namespace {
 
 using absl::StatusCode;
+using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -141,6 +142,45 @@ TEST_F(SharedTest, AResumeElsewhereEndsTheTurnThatRuns) {
   resumed->turn->Append(std::vector<int32_t>{4});
   EXPECT_OK(FinishAndWait(*resumed->turn).status);
   EXPECT_THAT(Log(*a_, "s"), ElementsAre(1, 2, 3, 4));
+}
+
+// Whoever still wants the end of an earlier request does not break off the one that runs now.
+TEST_F(SharedTest, AResumeOfAnEarlierRequestLeavesTheOneThatRunsAlone) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  {
+    auto left = Begin(*a_, Spec("s", {1}, "old"));
+    left->Append(std::vector<int32_t>{2});
+    FinishAndWait(*left, "", RequestState::kInterrupted);
+  }
+  auto turn = Begin(*a_, Spec("s", {3}, "new"));
+  const auto refused = b_->ResumeTurn("s", "old", absl::Now() + kLease / 2);
+  EXPECT_THAT(refused.status(), AnyOf(StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")),
+                                      StatusIs(StatusCode::kAborted, HasSubstr("another server"))));
+  std::this_thread::sleep_for(absl::ToChronoMilliseconds(kLease / 5));
+  EXPECT_FALSE(turn->asked_to_end());
+  turn->Append(std::vector<int32_t>{4});
+  EXPECT_OK(FinishAndWait(*turn).status);
+  EXPECT_THAT(Log(*b_, "s"), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(b_->ResumeTurn("s", "old"), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")));
+}
+
+// Two requests of one server, and a resume elsewhere of the one that gave way to the other.
+TEST_F(SharedTest, ARequestThatFollowsTheOneThatWasAskedToEndIsNotAskedToo) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1}, "old"));
+  std::thread holder([&] {
+    while (!turn->asked_to_end()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    FinishAndWait(*turn, "", RequestState::kInterrupted);
+    turn = Begin(*a_, Spec("s", {2}, "new"));  // before the other server looks again, mostly
+  });
+  const auto resumed = b_->ResumeTurn("s", "old", absl::Now() + 3 * kLease);
+  holder.join();
+  if (turn == nullptr) GTEST_SKIP() << "the resume was faster";
+  EXPECT_THAT(resumed.status(), AnyOf(StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")),
+                                      StatusIs(StatusCode::kAborted, HasSubstr("another server"))));
+  std::this_thread::sleep_for(absl::ToChronoMilliseconds(kLease / 5));
+  EXPECT_FALSE(turn->asked_to_end());
+  EXPECT_OK(FinishAndWait(*turn).status);
 }
 
 // A server that stands still for longer than its lease and does not know.
