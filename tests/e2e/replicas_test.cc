@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -325,6 +326,56 @@ TEST_F(ReplicasTest, StreamsGoOnByThemselvesWhenTheirServerIsKilled) {
     EXPECT_TRUE(error.ok()) << error.message;
     ExpectUndisturbed(stream->Have(), kTokens);
   }
+}
+
+// As scripts/replicas sets it up. A balancer breaks a stream off in its own way when its server dies.
+TEST_F(ReplicasTest, StreamsGoOnByThemselvesThroughALoadBalancer) {
+  const std::string nginx = FindProgram("nginx");
+  if (nginx.empty()) GTEST_SKIP() << "nginx is not installed: run scripts/setup --replicas";
+  constexpr size_t kTokens = 3000;
+  for (int i = 0; i < 3; ++i) StartServer();
+  const TempDir dir;
+  const std::string address = absl::StrCat("127.0.0.1:", FreePort()), temp = dir.file("temp");
+  std::string upstream;
+  for (const auto& server : servers_) {
+    absl::StrAppend(&upstream, "server ", server->address(), " max_fails=1 fail_timeout=1s; ");
+  }
+  std::string paths;
+  for (const char* what : {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"}) {
+    absl::StrAppend(&paths, what, "_temp_path ", temp, "; ");
+  }
+  std::ofstream(dir.file("nginx.conf")) << "daemon off; pid " << dir.file("pid")
+                                        << "; worker_processes 1; events { worker_connections 256; }\n"
+                                        << "http { access_log off; " << paths << "upstream servers { least_conn; "
+                                        << upstream << "}\nserver { listen " << address
+                                        << " http2; location / { grpc_pass grpc://servers; grpc_read_timeout 1h; "
+                                        << "grpc_next_upstream error timeout non_idempotent; } } }\n";
+  auto balancer = Process::Start({.argv = {nginx, "-e", dir.file("log"), "-c", dir.file("nginx.conf")},
+                                  .output_dir = dir.path(),
+                                  .name = "nginx"});
+  ASSERT_TRUE(balancer.ok()) << balancer.status().ToString();
+  client::Client::Options options;
+  options.address = address;
+  options.stream_timeout = absl::Seconds(120);
+  client::Client client(options);
+  ASSERT_TRUE(client.WaitForConnection(absl::Seconds(20))) << ReadFileOrEmpty(dir.file("log"));
+  std::deque<std::unique_ptr<Stream>> streams;
+  for (int i = 0; i < 6; ++i) {
+    streams.push_back(Stream::ThroughRestarts(
+        client,
+        Request(absl::StrCat("story-", i), "r", kTokens, i % 2 == 0 ? v1::DURABILITY_TURN : v1::DURABILITY_TOKEN)));
+  }
+  for (auto& stream : streams) ASSERT_TRUE(stream->WaitFor(50)) << stream->WaitForEnd().message;
+  servers_[0]->Kill();
+  for (auto& stream : streams) ASSERT_TRUE(stream->WaitFor(600)) << stream->WaitForEnd().message;
+  EXPECT_TRUE(servers_[1]->Terminate(absl::Seconds(10)).ok());
+  for (auto& stream : streams) {
+    const client::Error error = stream->WaitForEnd(absl::Seconds(110));
+    EXPECT_TRUE(error.ok()) << error.message;
+    ExpectUndisturbed(stream->Have(), kTokens);
+  }
+  balancer->Signal(SIGTERM);
+  EXPECT_TRUE(balancer->Wait(absl::Seconds(10)).ok());
 }
 
 TEST_F(ReplicasTest, AServerThatIsToldToEndHandsItsStreamsOver) {
