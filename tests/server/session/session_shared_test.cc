@@ -144,6 +144,28 @@ TEST_F(SharedTest, AResumeElsewhereEndsTheTurnThatRuns) {
   EXPECT_THAT(Log(*a_, "s"), ElementsAre(1, 2, 3, 4));
 }
 
+TEST_F(SharedTest, ARequestThatRunsElsewhereIsNeitherReplayedNorRunAgain) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  TurnSpec spec = Spec("s", {1, 2}, "r");
+  spec.durability = Durability::kToken;
+  auto turn = Begin(*a_, spec);
+  turn->Append(std::vector<int32_t>{3});
+  ASSERT_OK(a_->Flush());
+  const auto again = b_->BeginTurn(spec);
+  EXPECT_EQ(GetDetails(again.status()).reason, "REQUEST_RUNNING") << again.status();
+  const auto record = b_->GetRequest("s", "r");
+  ASSERT_OK(record);
+  EXPECT_EQ(record->state, RequestState::kRunning);
+  EXPECT_EQ(record->end_position, 3);
+  // Its server dies: once the lease is free, it is one that was broken off.
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});
+  const auto left = b_->BeginTurn(spec);
+  ASSERT_OK(left);
+  ASSERT_TRUE(left->replay.has_value());
+  EXPECT_EQ(left->replay->state, RequestState::kInterrupted);
+  EXPECT_EQ(left->replay->end_position, 3);
+}
+
 // Whoever still wants the end of an earlier request does not break off the one that runs now.
 TEST_F(SharedTest, AResumeOfAnEarlierRequestLeavesTheOneThatRunsAlone) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
