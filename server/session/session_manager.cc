@@ -24,6 +24,12 @@ absl::Status NotFound(std::string_view id) {
                      {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
 }
 
+absl::Status LeaseLost(std::string_view id) {
+  return WithDetails(
+      absl::UnavailableError(StrCat("the lease on session '", id, "' is lost: another server may go on with it")),
+      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)});
+}
+
 }  // namespace
 
 // The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
@@ -184,9 +190,7 @@ void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& t
     progress = entry->progress;
   }
   if (progress == nullptr) return;
-  progress->Fail(WithDetails(
-      absl::UnavailableError(StrCat("the lease on session '", key.id, "' is lost: another server may go on with it")),
-      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)}));
+  progress->Fail(LeaseLost(key.id));
 }
 
 void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
@@ -360,6 +364,10 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
   const Entry entry = table_.Acquire(id);
   absl::MutexLock lock(&entry->mu);
   RETURN_IF_ERROR(Load(*entry));
+  // A turn whose lease has run out does not know where the session stands.
+  if (entry->in_turn && c_.leases != nullptr && !c_.leases->Holds(entry->key, entry->lease)) {
+    return LeaseLost(entry->id);
+  }
   return entry->Info();
 }
 

@@ -246,6 +246,20 @@ TEST_F(SharedTest, ATurnLearnsThatItsLeaseIsLost) {
   EXPECT_LE(absl::Now() - began, kLease);
 }
 
+TEST_F(SharedTest, AServerWithoutItsLeaseDoesNotSayWhereTheSessionStands) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1}, "r"));
+  EXPECT_EQ(a_->Get("s")->position, 1);
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});
+  ASSERT_OK(Say(*b_, "s", {2, 3}));
+  for (const absl::Time limit = absl::Now() + 2 * kLease; turn->status().ok() && absl::Now() < limit;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(GetDetails(a_->Get("s").status()).reason, kLeaseLost);
+  EXPECT_FALSE(FinishAndWait(*turn).status.ok());
+  EXPECT_EQ(a_->Get("s")->position, 3);
+}
+
 TEST_F(SharedTest, WhatADeadServerHeldIsFreeAfterItsLease) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
   // The holder is a process that is gone.
