@@ -152,7 +152,7 @@ int Run(Options options) {
     redis = RedisServer::Start({"--appendonly", "yes", "--appendfsync", "always"});
     if (redis == nullptr) {
       std::fputs("smt_chaos: redis-server is not installed\n", stderr);
-      return 2;
+      return 77;
     }
   }
   absl::Status mounts = options.full_disk ? FullDisk::PrivateMounts()
