@@ -24,6 +24,11 @@ absl::Status NotFound(std::string_view id) {
                      {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
 }
 
+absl::Status Exists(std::string_view id) {
+  return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
+                     {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
+}
+
 absl::Status LeaseLost(std::string_view id) {
   return WithDetails(
       absl::UnavailableError(StrCat("the lease on session '", id, "' is lost: another server may go on with it")),
@@ -180,6 +185,14 @@ absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience
   return status;
 }
 
+absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
+  if (entry.busy) return BusyError(entry.id);
+  if (!entry.header.turn_open) return absl::OkStatus();
+  if (absl::Status held = Hold(entry); !held.ok()) return absl::IsAborted(held) ? BusyError(entry.id) : held;
+  entry.Release(c_.leases.get());
+  return Load(entry);
+}
+
 void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
@@ -312,14 +325,19 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
   const auto give_back = absl::MakeCleanup([&] {
     if (!lease.empty()) c_.leases->Release(key, lease);
   });
+  // Somebody was faster, perhaps with the same request.
+  const auto exists = [&]() -> absl::StatusOr<SessionInfo> {
+    ASSIGN_OR_RETURN(std::optional<SessionInfo> made, FindMade(id, request_id, hash));
+    return made ? absl::StatusOr<SessionInfo>(*std::move(made)) : Exists(id);
+  };
   std::string replaced;  // state key of an expired session of this name
   absl::Status status;
   {
     absl::ReleasableMutexLock lock(&entry->mu);
     status = entry->busy ? absl::OkStatus() : Load(*entry);
     if (status.ok()) {
-      return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
-                         {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
+      lock.Release();
+      return exists();
     }
     if (!absl::IsNotFound(status)) return status;
     if (entry->loaded) {  // expired
@@ -350,9 +368,13 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     status = outcome->Wait();
   }
   if (!replaced.empty() && c_.options.on_removed) c_.options.on_removed(replaced);
-  absl::MutexLock lock(&entry->mu);
+  absl::ReleasableMutexLock lock(&entry->mu);
   const SessionInfo info = entry->Info();
   entry->Release(c_.leases.get());
+  if (absl::IsAlreadyExists(status)) {
+    lock.Release();
+    return exists();
+  }
   RETURN_IF_ERROR(status);
   if (replaced.empty()) ++sessions_;
   entry->loaded = true;  // others may have looked meanwhile: what they loaded is this

@@ -121,6 +121,8 @@ class SessionManagerImpl final : public SessionManager {
   absl::Status Hold(SessionEntry& entry, LeaseKeeper::Patience patience = LeaseKeeper::Patience::kNone,
                     absl::Time deadline = absl::InfinitePast(), const std::string& request_id = "")
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // ABORTED while a turn runs, here or elsewhere. Ends one that was left by a server that is gone.
+  absl::Status CheckIdle(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   void OnLeaseLost(const SessionKey& key, const std::string& token);
   void OnLeaseWanted(const SessionKey& key, const std::string& token);
   void OnStoreReplaced();

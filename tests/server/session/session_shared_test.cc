@@ -246,6 +246,36 @@ TEST_F(SharedTest, ATurnLearnsThatItsLeaseIsLost) {
   EXPECT_LE(absl::Now() - began, kLease);
 }
 
+TEST_F(SharedTest, OneOfTwoServersMakesASessionAndTheOtherSaysWhy) {
+  std::atomic<int> made{0}, again{0};
+  for (int i = 0; i < 40; ++i) {
+    const auto create = [&, id = "s" + std::to_string(i)](SessionManager& manager, const std::string& request_id) {
+      const absl::Status status = manager.Create(id, absl::InfiniteDuration(), {}, request_id).status();
+      made += status.ok();
+      EXPECT_TRUE(status.ok() || GetDetails(status).reason == "SESSION_EXISTS") << status;
+      again += status.ok() && !request_id.empty();
+    };
+    const std::string request_id = i % 2 == 0 ? "" : "make";  // the same: both are told of the one session
+    std::thread other([&] { create(*b_, request_id); });
+    create(*a_, request_id);
+    other.join();
+  }
+  EXPECT_EQ(again, 40);
+  EXPECT_EQ(made, 60);
+}
+
+TEST_F(SharedTest, WhatADeadServerLeftInMidTurnCanBeForked) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1, 2}, "r"));
+  ForkSpec fork;
+  fork.session_id = "s";
+  fork.new_id = "f";
+  EXPECT_THAT(b_->Fork(fork), StatusIs(StatusCode::kAborted, HasSubstr("another")));
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});  // as when it has run out
+  ASSERT_OK(b_->Fork(fork));
+  EXPECT_THAT(Log(*b_, "f"), ElementsAre(1, 2));
+}
+
 TEST_F(SharedTest, AServerWithoutItsLeaseDoesNotSayWhereTheSessionStands) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
   auto turn = Begin(*a_, Spec("s", {1}, "r"));
