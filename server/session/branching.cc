@@ -166,7 +166,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
       RETURN_IF_ERROR(Load(*parent));
       RETURN_IF_ERROR(c_.CheckModel(spec.session_id, parent->header));
       if (spec.checkpoint_id.empty()) {
-        if (parent->busy || parent->header.turn_open) return BusyError(spec.session_id);
+        RETURN_IF_ERROR(CheckIdle(*parent));
         ASSIGN_OR_RETURN(child.before, LineageTo(parent->key, parent->header, parent->header.position));
       } else {
         const StoredCheckpoint* const from = FindCheckpoint(parent->header, spec.checkpoint_id);
@@ -405,7 +405,7 @@ absl::StatusOr<SessionContent> SessionManagerImpl::Export(std::string_view id, s
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
-    if (checkpoint_id.empty() && (entry->busy || entry->header.turn_open)) return BusyError(id);
+    if (checkpoint_id.empty()) RETURN_IF_ERROR(CheckIdle(*entry));
     key = entry->key;
     header = entry->header;
   }

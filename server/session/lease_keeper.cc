@@ -88,16 +88,24 @@ absl::StatusOr<LeaseState> LeaseKeeper::TryAcquire(const SessionKey& key) {
   return state;
 }
 
-absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, Patience patience, absl::Time deadline) {
+absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, Patience patience, absl::Time deadline,
+                                                 const std::function<absl::StatusOr<bool>()>& may_ask) {
   if (patience == Patience::kNone) deadline = absl::InfinitePast();
   if (patience == Patience::kAsk) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
+  std::string holder;  // token of the one that is asked
   for (bool first = true;; first = false) {
     ASSIGN_OR_RETURN(LeaseState state, TryAcquire(key));
     if (state.acquired) return std::move(state.token);
     if (first) ++conflicts_;
     if (absl::Now() >= deadline) return HeldElsewhere(key, state.remaining);
     if (patience == Patience::kAsk) {
-      const absl::Status asked = store_.RequestHandover(key);
+      if (first) {
+        holder = state.present;
+        ASSIGN_OR_RETURN(const bool may, may_ask ? may_ask() : true);
+        if (!may) return HeldElsewhere(key, state.remaining);
+      }
+      if (state.present != holder) return HeldElsewhere(key, state.remaining);
+      const absl::Status asked = store_.RequestHandover({key, holder});
       Note(asked);
       RETURN_IF_ERROR(asked);
     }
@@ -224,7 +232,7 @@ void LeaseKeeper::WatchLoop() {
       absl::SleepFor(kPoll);
       continue;
     }
-    for (const SessionKey& key : *wanted) options_.on_wanted(key);
+    for (const HeldLease& lease : *wanted) options_.on_wanted(lease.key, lease.token);
   }
 }
 

@@ -28,8 +28,8 @@ class LeaseKeeper {
   struct Options {
     absl::Duration ttl = absl::Seconds(10);  // renewed each third of it
     // Called by threads of the keeper, no lock held; must not wait for the keeper.
-    std::function<void(const SessionKey& key, const std::string& token)> on_lost;  // ran out, or was taken
-    std::function<void(const SessionKey& key)> on_wanted;                          // another server asks for it
+    std::function<void(const SessionKey& key, const std::string& token)> on_lost;    // ran out, or was taken
+    std::function<void(const SessionKey& key, const std::string& token)> on_wanted;  // another server asks for it
     // The store is another one than before, and was adopted: nothing known of sessions holds any more.
     std::function<void()> on_replaced;
   };
@@ -41,8 +41,10 @@ class LeaseKeeper {
     kWait,  // until it is free or the deadline comes
     kAsk,   // asks the holder to let go, and waits until one that is dead must have lost it
   };
-  // Token of the lease. ABORTED when another server holds it.
-  absl::StatusOr<std::string> Acquire(const SessionKey& key, Patience patience, absl::Time deadline);
+  // Token of the lease. ABORTED when another server holds it. With kAsk, `may_ask` is called once a holder is known and
+  // says whether what that one does may be broken off; nobody is asked who takes the lease after it.
+  absl::StatusOr<std::string> Acquire(const SessionKey& key, Patience patience, absl::Time deadline,
+                                      const std::function<absl::StatusOr<bool>()>& may_ask = nullptr);
   // Gives it back; others can have it on return. What was handed over for writing under it must be written.
   void Release(const SessionKey& key, const std::string& token);
   // Calls with(token) under the lease that a turn holds now, or one taken for this call.

@@ -24,6 +24,17 @@ absl::Status NotFound(std::string_view id) {
                      {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
 }
 
+absl::Status Exists(std::string_view id) {
+  return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
+                     {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
+}
+
+absl::Status LeaseLost(std::string_view id) {
+  return WithDetails(
+      absl::UnavailableError(StrCat("the lease on session '", id, "' is lost: another server may go on with it")),
+      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)});
+}
+
 }  // namespace
 
 // The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
@@ -82,7 +93,7 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
     LeaseKeeper::Options leases;
     leases.ttl = c_.options.lease_ttl;
     leases.on_lost = [this](const SessionKey& key, const std::string& token) { OnLeaseLost(key, token); };
-    leases.on_wanted = [this](const SessionKey& key) { OnLeaseWanted(key); };
+    leases.on_wanted = [this](const SessionKey& key, const std::string& token) { OnLeaseWanted(key, token); };
     leases.on_replaced = [this] { OnStoreReplaced(); };
     c_.leases = std::make_unique<LeaseKeeper>(*c_.options.leases, std::move(leases));
   }
@@ -135,12 +146,19 @@ std::string SessionManagerImpl::DrawId(std::string_view scope, std::string_view 
   return id;
 }
 
-absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
+absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
+                                       const std::string& request_id) {
   entry.busy = true;
   if (c_.leases == nullptr) return absl::OkStatus();
   const SessionKey key = entry.key;
   entry.mu.Unlock();
-  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline);
+  const auto runs = [&]() -> absl::StatusOr<bool> {
+    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(key.id));
+    RETURN_IF_ERROR(stored.header.status());
+    ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*stored.header));
+    return stored.key == key && header.turn_open && header.open_request_id == request_id;
+  };
+  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline, runs);
   entry.mu.Lock();
   entry.key = key;  // others may have looked meanwhile
   entry.loaded = false;
@@ -152,8 +170,9 @@ absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patienc
   return token.status();
 }
 
-absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline) {
-  RETURN_IF_ERROR(Lease(entry, patience, deadline));
+absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
+                                      const std::string& request_id) {
+  RETURN_IF_ERROR(Lease(entry, patience, deadline, request_id));
   if (c_.leases == nullptr) return absl::OkStatus();
   const SessionKey key = entry.key;
   absl::Status status = Load(entry);
@@ -166,6 +185,14 @@ absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience
   return status;
 }
 
+absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
+  if (entry.busy) return BusyError(entry.id);
+  if (!entry.header.turn_open) return absl::OkStatus();
+  if (absl::Status held = Hold(entry); !held.ok()) return absl::IsAborted(held) ? BusyError(entry.id) : held;
+  entry.Release(c_.leases.get());
+  return Load(entry);
+}
+
 void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
@@ -176,18 +203,16 @@ void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& t
     progress = entry->progress;
   }
   if (progress == nullptr) return;
-  progress->Fail(WithDetails(
-      absl::UnavailableError(StrCat("the lease on session '", key.id, "' is lost: another server may go on with it")),
-      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)}));
+  progress->Fail(LeaseLost(key.id));
 }
 
-void SessionManagerImpl::OnLeaseWanted(const SessionKey& key) {
+void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
   std::shared_ptr<TurnProgress> progress;
   {
     absl::MutexLock lock(&entry->mu);
-    if (entry->key == key && entry->in_turn) progress = entry->progress;
+    if (entry->lease == token && entry->in_turn) progress = entry->progress;
   }
   if (progress != nullptr) progress->AskToEnd();
 }
@@ -300,14 +325,19 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
   const auto give_back = absl::MakeCleanup([&] {
     if (!lease.empty()) c_.leases->Release(key, lease);
   });
+  // Somebody was faster, perhaps with the same request.
+  const auto exists = [&]() -> absl::StatusOr<SessionInfo> {
+    ASSIGN_OR_RETURN(std::optional<SessionInfo> made, FindMade(id, request_id, hash));
+    return made ? absl::StatusOr<SessionInfo>(*std::move(made)) : Exists(id);
+  };
   std::string replaced;  // state key of an expired session of this name
   absl::Status status;
   {
     absl::ReleasableMutexLock lock(&entry->mu);
     status = entry->busy ? absl::OkStatus() : Load(*entry);
     if (status.ok()) {
-      return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
-                         {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
+      lock.Release();
+      return exists();
     }
     if (!absl::IsNotFound(status)) return status;
     if (entry->loaded) {  // expired
@@ -338,9 +368,13 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     status = outcome->Wait();
   }
   if (!replaced.empty() && c_.options.on_removed) c_.options.on_removed(replaced);
-  absl::MutexLock lock(&entry->mu);
+  absl::ReleasableMutexLock lock(&entry->mu);
   const SessionInfo info = entry->Info();
   entry->Release(c_.leases.get());
+  if (absl::IsAlreadyExists(status)) {
+    lock.Release();
+    return exists();
+  }
   RETURN_IF_ERROR(status);
   if (replaced.empty()) ++sessions_;
   entry->loaded = true;  // others may have looked meanwhile: what they loaded is this
@@ -352,6 +386,10 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
   const Entry entry = table_.Acquire(id);
   absl::MutexLock lock(&entry->mu);
   RETURN_IF_ERROR(Load(*entry));
+  // A turn whose lease has run out does not know where the session stands.
+  if (entry->in_turn && c_.leases != nullptr && !c_.leases->Holds(entry->key, entry->lease)) {
+    return LeaseLost(entry->id);
+  }
   return entry->Info();
 }
 

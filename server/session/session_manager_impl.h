@@ -114,14 +114,17 @@ class SessionManagerImpl final : public SessionManager {
   using Entry = std::shared_ptr<SessionEntry>;
 
   // Makes an idle entry this server's to change: busy and, in a shared store, leased. Lets go of the entry's mutex
-  // meanwhile. On failure the entry is free.
-  absl::Status Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // meanwhile. On failure the entry is free. With kAsk another server that runs this request is asked to let go.
+  absl::Status Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
+                     const std::string& request_id = "") ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // The same, and what others may have written meanwhile is loaded.
   absl::Status Hold(SessionEntry& entry, LeaseKeeper::Patience patience = LeaseKeeper::Patience::kNone,
-                    absl::Time deadline = absl::InfinitePast()) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+                    absl::Time deadline = absl::InfinitePast(), const std::string& request_id = "")
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // ABORTED while a turn runs, here or elsewhere. Ends one that was left by a server that is gone.
+  absl::Status CheckIdle(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   void OnLeaseLost(const SessionKey& key, const std::string& token);
-  void OnLeaseWanted(const SessionKey& key);
+  void OnLeaseWanted(const SessionKey& key, const std::string& token);
   void OnStoreReplaced();
   // Makes the entry's content valid. NOT_FOUND when the session is unknown or has expired, DATA_LOSS.
   absl::Status Load(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);

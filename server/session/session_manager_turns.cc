@@ -58,6 +58,9 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
   if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
+  if (record->state == RequestState::kRunning) {  // on another server, or on one that is gone
+    record->end_position = std::max(entry->log_end, record->start_position + record->prompt_tokens);
+  }
   return *std::move(record);
 }
 
@@ -83,13 +86,16 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
 
 // Waits for its turn and checks the preconditions. Nothing returned: the session is ours, busy set.
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEntry& entry, const TurnSpec& spec) {
+  bool elsewhere = false;
   for (;;) {
     if (spec.abandoned && spec.abandoned()) {
       return absl::CancelledError(StrCat("the client went away before its turn on session '", entry.id, "' began"));
     }
     RETURN_IF_ERROR(Load(entry));
     ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
-    if (replay) return replay;
+    // One that is not known to have ended runs on another server, or ran on one that is gone: the lease tells.
+    elsewhere = replay && replay->state == RequestState::kRunning;
+    if (replay && !elsewhere) return replay;
     if (!entry.busy) break;
     if (!spec.wait) return BusyError(entry.id);
     const auto free = [](SessionEntry* e) ABSL_NO_THREAD_SAFETY_ANALYSIS { return !e->busy; };
@@ -100,7 +106,9 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
     }
   }
   using Patience = LeaseKeeper::Patience;
-  RETURN_IF_ERROR(Hold(entry, spec.wait ? Patience::kWait : Patience::kNone, spec.deadline));
+  if (absl::Status held = Hold(entry, spec.wait ? Patience::kWait : Patience::kNone, spec.deadline); !held.ok()) {
+    return elsewhere && absl::IsAborted(held) ? StillRunning(entry.id, spec.request_id) : held;
+  }
   HoldScope hold(entry, c_.leases.get());
   if (c_.leases != nullptr) {  // it may have run elsewhere
     ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
@@ -231,7 +239,7 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
     if (ended()) return ResumeTurnResult{nullptr, std::move(record)};
     if (c_.leases == nullptr) RETURN_IF_ERROR(CheckSuperseded(*entry, record));
     if (entry->busy) return BusyError(session_id);
-    RETURN_IF_ERROR(Hold(*entry, LeaseKeeper::Patience::kAsk, deadline));
+    RETURN_IF_ERROR(Hold(*entry, LeaseKeeper::Patience::kAsk, deadline, std::string(request_id)));
     HoldScope hold(*entry, c_.leases.get());
     RETURN_IF_ERROR(find());
     if (ended()) return ResumeTurnResult{nullptr, std::move(record)};

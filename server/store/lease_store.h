@@ -35,13 +35,15 @@ inline constexpr char kStoreReplaced[] = "STORE_REPLACED";
 struct LeaseState {
   bool acquired = false;
   std::string token;         // when acquired: for SessionWrite::lease
-  std::string holder;        // owner id of whoever holds it
+  std::string present;       // token of whoever holds it: for RequestHandover
+  std::string holder;        // owner id in that
   absl::Duration remaining;  // until it ends unless it is renewed
 };
 
 struct HeldLease {
   SessionKey key;
   std::string token;
+  friend bool operator==(const HeldLease&, const HeldLease&) = default;
 };
 
 class LeaseStore {
@@ -57,11 +59,12 @@ class LeaseStore {
   // Ends those that are still held. What was handed over for writing must be written before.
   virtual absl::Status Release(std::span<const HeldLease> leases) = 0;
 
-  // Asks the session's holder to let go of it. OK as well when nobody holds it. The request lapses after a minute;
-  // asking again changes nothing, and it is asked again until Acquire succeeds.
-  virtual absl::Status RequestHandover(const SessionKey& key) = 0;
-  // Sessions that others have asked this owner for since the last call; waits up to `wait` for the first. One thread.
-  virtual absl::StatusOr<std::vector<SessionKey>> PendingHandovers(std::string_view owner, absl::Duration wait) = 0;
+  // Asks a lease's holder, which Acquire has told, to let go of it. OK as well when it has. The request lapses after a
+  // minute; asking again changes nothing, and it is asked again until Acquire succeeds.
+  virtual absl::Status RequestHandover(const HeldLease& lease) = 0;
+  // Leases that others have asked this owner for since the last call, also such that have ended since; waits up to
+  // `wait` for the first. One thread.
+  virtual absl::StatusOr<std::vector<HeldLease>> PendingHandovers(std::string_view owner, absl::Duration wait) = 0;
 
   // SessionStore::PutSnapshot, refused with kLeaseLost unless `lease` is the session's token.
   virtual absl::Status PutSnapshotLeased(const SessionKey& key, std::string_view lease, const SnapshotName& name,

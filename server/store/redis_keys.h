@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "model/base/strings.h"
+#include "server/store/lease_store.h"
 #include "server/store/record_format.h"
 #include "server/store/session_store.h"
 
@@ -68,6 +69,17 @@ class RedisKeys {
     const std::optional<uint64_t> uid = ParseUid(member.substr(member.size() - 16));
     if (!uid) return std::nullopt;
     return SessionKey{std::string(member.substr(0, member.size() - 17)), *uid};
+  }
+  // In a handover set: token, NUL, member.
+  static std::string Handover(const HeldLease& lease) {
+    return StrCat(lease.token, std::string(1, '\0'), Member(lease.key));
+  }
+  static std::optional<HeldLease> ParseHandover(std::string_view member) {
+    const size_t end = member.find('\0');
+    if (end == std::string_view::npos) return std::nullopt;
+    std::optional<SessionKey> key = ParseMember(member.substr(end + 1));
+    if (!key) return std::nullopt;
+    return HeldLease{*std::move(key), std::string(member.substr(0, end))};
   }
   std::string SealName(const SessionKey& key) const {
     RecordWriter payload;

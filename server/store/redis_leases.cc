@@ -46,6 +46,7 @@ absl::StatusOr<LeaseState> RedisStoreImpl::Acquire(const SessionKey& key, std::s
   LeaseState out;
   out.acquired = e[0].number == 1;
   if (out.acquired) out.token = e[1].text;
+  out.present = e[1].text;
   out.holder = OwnerOf(e[1].text);
   out.remaining = absl::Milliseconds(std::max<int64_t>(0, e[2].number));
   return out;
@@ -79,21 +80,20 @@ absl::Status RedisStoreImpl::Release(std::span<const HeldLease> leases) {
   return absl::OkStatus();
 }
 
-absl::Status RedisStoreImpl::RequestHandover(const SessionKey& key) {
-  ASSIGN_OR_RETURN(const RedisReply token, client_->Run(RedisCommand{"GET", keys_.Lease(key.uid)}, Effect::kRead));
-  const std::string owner(token.is_nil() ? std::string_view() : OwnerOf(token.text));
+absl::Status RedisStoreImpl::RequestHandover(const HeldLease& lease) {
+  const std::string_view owner = OwnerOf(lease.token);
   if (owner.empty()) return absl::OkStatus();
-  const std::vector<RedisCommand> ask = {{"ZADD", keys_.Handovers(owner), "0", RedisKeys::Member(key)},
+  const std::vector<RedisCommand> ask = {{"ZADD", keys_.Handovers(owner), "0", RedisKeys::Handover(lease)},
                                          {"EXPIRE", keys_.Handovers(owner), std::to_string(kHandoverSeconds)}};
   ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(ask, Effect::kWrite));
   return client_->StatusOf(replies[0]);
 }
 
-absl::StatusOr<std::vector<SessionKey>> RedisStoreImpl::PendingHandovers(std::string_view owner, absl::Duration wait) {
+absl::StatusOr<std::vector<HeldLease>> RedisStoreImpl::PendingHandovers(std::string_view owner, absl::Duration wait) {
   const std::string key = keys_.Handovers(owner);
-  std::vector<SessionKey> out;
+  std::vector<HeldLease> out;
   const auto take = [&](const std::string& member) {
-    if (auto session = RedisKeys::ParseMember(member)) out.push_back(*std::move(session));
+    if (auto lease = RedisKeys::ParseHandover(member)) out.push_back(*std::move(lease));
   };
   std::vector<RedisCommand> commands;
   if (wait > absl::ZeroDuration()) {

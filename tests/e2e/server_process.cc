@@ -24,14 +24,15 @@ void ServerProcess::Use(std::string program, std::vector<std::string> flags) {
 absl::Status ServerProcess::Start(absl::Duration timeout) {
   const std::string address_file = absl::StrCat(options_.dir, "/address.", ++starts_);
   Process::Options process;
-  process.argv = {BinDir() + "/" + options_.program,
-                  "--model_dir=" + options_.model_dir,
-                  "--store_dir=" + options_.store_dir,
-                  "--listen_address=" + (options_.same_address && !address_.empty() ? address_ : "127.0.0.1:0"),
-                  "--metrics_address=127.0.0.1:0",
-                  "--device=" + options_.device,
-                  "--drain_delay=0s",
-                  "--address_file=" + address_file};
+  process.argv = {
+      BinDir() + "/" + options_.program,
+      "--model_dir=" + options_.model_dir,
+      options_.store_url.empty() ? "--store_dir=" + options_.store_dir : "--store_url=" + options_.store_url,
+      "--listen_address=" + (options_.same_address && !address_.empty() ? address_ : "127.0.0.1:0"),
+      "--metrics_address=127.0.0.1:0",
+      "--device=" + options_.device,
+      "--drain_delay=0s",
+      "--address_file=" + address_file};
   process.argv.insert(process.argv.end(), options_.flags.begin(), options_.flags.end());
   process.output_dir = options_.dir;
   process.name = absl::StrCat("server.", starts_);

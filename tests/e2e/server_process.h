@@ -21,6 +21,7 @@ class ServerProcess {
     std::string device = "cpu";
     std::string dir;                 // of what it prints and its store; default: a temporary one of the object's own
     std::string store_dir;           // default: inside dir
+    std::string store_url;           // a Redis, instead
     std::vector<std::string> flags;  // more of them
     bool same_address = false;       // when started again
   };

@@ -10,6 +10,7 @@
 namespace smt::testing {
 namespace {
 
+constexpr absl::Duration kLease = absl::Seconds(1);
 constexpr int kKilled = 128 + SIGKILL;
 
 struct Place {
@@ -28,13 +29,19 @@ Adversary::Adversary(Options options, Findings* findings)
       findings_(findings),
       dice_(options_.seed, {3, static_cast<uint64_t>(options_.number)}),
       proxy_(options_.ports),
-      server_({.dir = options_.dir, .store_dir = options_.disk != nullptr ? options_.disk->path() + "/store" : ""}) {}
+      server_({.dir = options_.dir,
+               .store_dir = options_.disk != nullptr ? options_.disk->path() + "/store" : "",
+               .store_url = options_.store_url}) {}
 
 std::vector<std::string> Adversary::Flags() {
   // Few slots, so that sessions are parked and restored all the time.
   std::vector<std::string> flags = {absl::StrCat("--max_slots=", dice_.Between(2, 8))};
   if (options_.disk != nullptr) {
     flags.push_back(absl::StrCat("--store_min_free_bytes=", dice_.Chance(0.5) ? 0 : 2 << 20));
+  }
+  if (!options_.store_url.empty()) {
+    flags.push_back("--lease_ttl=" + absl::FormatDuration(kLease));
+    flags.push_back("--store_wait=10s");
   }
   return flags;
 }
@@ -61,16 +68,17 @@ void Adversary::Stop() {
 
 absl::Status Adversary::Live() {
   const double fate = dice_.Fraction();
+  const bool shared = !options_.store_url.empty();  // no disk of its own to lose anything from
   const Ending ending = options_.dishonest_disk ? Ending::kPowerCut
                         : fate < 0.30           ? Ending::kKill
                         : fate < 0.65           ? Ending::kCrashPoint
-                        : fate < 0.78           ? Ending::kPowerCut
+                        : fate < 0.78           ? (shared ? Ending::kKill : Ending::kPowerCut)
                         : fate < 0.86           ? Ending::kCrashAtStart
                                                 : Ending::kTerminate;
   std::vector<std::string> flags = Flags();
   std::string how = "SIGKILL";
   const bool crashes = ending == Ending::kCrashPoint || ending == Ending::kPowerCut || ending == Ending::kCrashAtStart;
-  const bool power = crashes && dice_.Chance(0.5);
+  const bool power = crashes && !shared && dice_.Chance(0.5);
   if (power) flags.push_back("--power_cut");
   if (crashes && options_.dishonest_disk) flags.push_back("--dishonest_disk");
   if (ending == Ending::kCrashPoint) {
@@ -156,7 +164,11 @@ void Adversary::Annoy() {
   } else if (what < 0.85 || options_.disk == nullptr) {
     ++findings_->freezes;
     server_.Signal(SIGSTOP);
-    absl::SleepFor(dice_.Between(absl::Milliseconds(20), absl::Milliseconds(600)));
+    // In a shared store also for longer than a lease: it wakes up a zombie.
+    const bool zombie = !options_.store_url.empty() && dice_.Chance(0.4);
+    absl::SleepFor(zombie ? dice_.Between(kLease, 2.5 * kLease)
+                          : dice_.Between(absl::Milliseconds(20), absl::Milliseconds(600)));
+    if (zombie) findings_->Note("frozen for longer than a lease");
     server_.Signal(SIGCONT);
   } else {
     ++findings_->full_disks;

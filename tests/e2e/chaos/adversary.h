@@ -22,6 +22,7 @@ class Adversary {
     int number = 0;
     uint64_t seed = 1;
     std::string dir;                              // of the server's store and output
+    std::string store_url;                        // Redis that all servers share, instead of a store of its own
     FullDisk* disk = nullptr;                     // that the store lies on, where it can be filled; outlives this
     absl::Duration mean_life = absl::Seconds(2);  // of a server
     int ports = 1;                                // of the proxy

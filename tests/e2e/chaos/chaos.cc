@@ -23,6 +23,7 @@
 #include "tests/e2e/chaos/player.h"
 #include "tests/e2e/chaos/reference.h"
 #include "tests/e2e/chaos/story.h"
+#include "tests/server/store/redis_testing.h"
 
 namespace smt::testing {
 namespace {
@@ -38,6 +39,7 @@ struct Options {
   int64_t longest_turn = 1500;
   bool full_disk = true;
   bool branching = false;
+  bool replicas = false;
   bool dishonest_disk = false;
   bool keep = false;
   std::string dir;
@@ -49,14 +51,53 @@ int ServerOf(const Options& options, int client) {
   if (options.servers == 1) return 0;
   return client == 0 ? options.servers - 1 : client % (options.servers - 1);
 }
-int NumberOnServer(const Options& options, int client) { return client / std::max(1, options.servers - 1); }
+int NumberOnServer(const Options& options, int client) {
+  return options.replicas ? client : client / std::max(1, options.servers - 1);
+}
+
+// Where a client's calls go, on its first connection or its second: to one server, or, where all share a store, to any
+// that answers, each client's own first.
+std::string AddressOf(const Options& options, int client, const std::vector<std::unique_ptr<Adversary>>& adversaries,
+                      int connection) {
+  const int server = ServerOf(options, client), port = 2 * NumberOnServer(options, client) + connection;
+  if (!options.replicas) return adversaries[server]->proxy().address(port);
+  std::string all = "ipv4:";
+  for (int i = 0; i < options.servers; ++i) {
+    const auto& proxy = adversaries[(server + connection + i) % options.servers]->proxy();
+    absl::StrAppend(&all, i > 0 ? "," : "", proxy.address(port));
+  }
+  return all;
+}
+
+// Kills and freezes the shared Redis, which loses nothing that it has acknowledged.
+void DisturbRedis(const Options& options, RedisServer* redis, const std::function<bool()>& enough, Findings* findings) {
+  Dice dice(options.seed, {4});
+  while (!enough()) {
+    for (absl::Time next = absl::Now() + dice.Waiting(absl::Seconds(4 * options.interval));
+         absl::Now() < next && !enough();) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    if (enough()) return;
+    if (dice.Chance(0.5)) {
+      findings->Note("Redis killed");
+      redis->Kill();
+      absl::SleepFor(dice.Between(absl::Milliseconds(1), absl::Milliseconds(700)));
+      redis->Restart();
+    } else {
+      findings->Note("Redis frozen");
+      ::kill(redis->pid(), SIGSTOP);
+      absl::SleepFor(dice.Between(absl::Milliseconds(20), absl::Milliseconds(1500)));
+      ::kill(redis->pid(), SIGCONT);
+    }
+  }
+}
 
 // One client: story after story, each compared with the undisturbed run and with what the server has stored.
-void PlayStories(const Options& options, int client, Adversary& adversary, bool disk_fills,
-                 const std::string& reference_address, const std::function<bool()>& enough, Findings* findings) {
-  const int port = 2 * NumberOnServer(options, client);
-  Player player({.address = adversary.proxy().address(port),
-                 .second_address = adversary.proxy().address(port + 1),
+void PlayStories(const Options& options, int client, const std::vector<std::unique_ptr<Adversary>>& adversaries,
+                 bool disk_fills, const std::string& reference_address, const std::function<bool()>& enough,
+                 Findings* findings) {
+  Player player({.address = AddressOf(options, client, adversaries, 0),
+                 .second_address = AddressOf(options, client, adversaries, 1),
                  .patience = absl::Seconds(options.patience),
                  .disk_fills = disk_fills},
                 findings);
@@ -98,13 +139,24 @@ std::string Reproduce(const Options& options) {
   return absl::StrCat("scripts/chaos --kills=", options.kills, " --seed=", options.seed, " --servers=", options.servers,
                       " --clients=", options.clients, " --interval=", options.interval,
                       " --longest_turn=", options.longest_turn, options.full_disk ? "" : " --no_full_disk",
-                      options.branching ? " --branching" : "", options.dishonest_disk ? " --dishonest_disk" : "");
+                      options.branching ? " --branching" : "", options.replicas ? " --replicas" : "",
+                      options.dishonest_disk ? " --dishonest_disk" : "");
 }
 
 int Run(Options options) {
   Findings findings;
   // Before any thread is there.
-  absl::Status mounts = options.full_disk ? FullDisk::PrivateMounts() : absl::UnavailableError("--no_full_disk");
+  std::unique_ptr<RedisServer> redis;
+  if (options.replicas) {
+    options.full_disk = false;
+    redis = RedisServer::Start({"--appendonly", "yes", "--appendfsync", "always"});
+    if (redis == nullptr) {
+      std::fputs("smt_chaos: redis-server is not installed\n", stderr);
+      return 77;
+    }
+  }
+  absl::Status mounts = options.full_disk ? FullDisk::PrivateMounts()
+                                          : absl::UnavailableError(options.replicas ? "--replicas" : "--no_full_disk");
   const bool own_dir = options.dir.empty();
   if (own_dir) {
     const char* base = std::getenv("TMPDIR");
@@ -135,6 +187,7 @@ int Run(Options options) {
             .number = i,
             .seed = options.seed,
             .dir = make_dir(absl::StrCat("server-", i)),
+            .store_url = redis != nullptr ? redis->socket() : "",
             .disk = i == 0 && mounts.ok() ? &disk : nullptr,
             // A start takes about half a second.
             .mean_life = std::max(absl::Seconds(options.interval * options.servers - 0.9), absl::Milliseconds(200)),
@@ -162,10 +215,15 @@ int Run(Options options) {
     const int server = ServerOf(options, i);
     threads.emplace_back([&, i, server] {
       PlayStories(
-          options, i, *adversaries[server], server == 0 && mounts.ok(), undisturbed.address(),
+          options, i, adversaries, server == 0 && mounts.ok(), undisturbed.address(),
           [&] { return broken || disturbing == 0; }, &findings);
     });
   }
+  std::atomic<bool> over = false;
+  std::thread redis_thread([&] {
+    if (redis != nullptr) DisturbRedis(options, redis.get(), enough, &findings);
+    while (!over) absl::SleepFor(absl::Milliseconds(20));  // a Redis dies with the thread that started it
+  });
   std::thread progress([&] {
     for (int64_t tick = 1; disturbing > 0; ++tick) {
       absl::SleepFor(absl::Milliseconds(100));
@@ -178,6 +236,8 @@ int Run(Options options) {
   progress.join();
   for (auto& adversary : adversaries) adversary->Stop();
   undisturbed.Terminate().IgnoreError();
+  over = true;
+  redis_thread.join();
 
   const bool enough_kills = findings.kills >= options.kills || options.most_seconds > 0;
   const bool passed = (findings.failures() > 0) == options.dishonest_disk && enough_kills;
@@ -219,6 +279,8 @@ int main(int argc, char** argv) {
   app.add_option("--dir", options.dir, "Where stores and logs go; kept. Default: a temporary folder");
   app.add_flag("--no_full_disk{false}", options.full_disk, "No tmpfs is mounted and filled");
   app.add_flag("--branching", options.branching, "Forks and rollbacks too; the servers must have them");
+  app.add_flag("--replicas", options.replicas,
+               "The servers share a Redis, which is disturbed too, and clients go on with any of them");
   app.add_flag("--dishonest_disk", options.dishonest_disk,
                "Syncs are pretended, and the run passes when it finds what losses of power take: a test of this test");
   app.add_flag("--keep", options.keep, "Keeps the temporary folder, which a failure does anyway");

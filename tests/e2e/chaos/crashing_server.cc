@@ -36,6 +36,9 @@
 // Those of smt_server's flags that the tests give.
 ABSL_FLAG(std::string, model_dir, "", "");
 ABSL_FLAG(std::string, store_dir, "", "");
+ABSL_FLAG(std::string, store_url, "", "");
+ABSL_FLAG(absl::Duration, store_wait, absl::ZeroDuration(), "");
+ABSL_FLAG(absl::Duration, lease_ttl, absl::Seconds(10), "");
 ABSL_FLAG(std::string, listen_address, "", "");
 ABSL_FLAG(std::string, metrics_address, "", "");
 ABSL_FLAG(std::string, address_file, "", "");
@@ -154,6 +157,9 @@ int main(int argc, char** argv) {
   smt::ServerOptions options;
   options.model_dir = absl::GetFlag(FLAGS_model_dir);
   options.store_dir = absl::GetFlag(FLAGS_store_dir);
+  options.redis.address = absl::GetFlag(FLAGS_store_url);
+  options.redis.wait_at_start = absl::GetFlag(FLAGS_store_wait);
+  options.lease_ttl = absl::GetFlag(FLAGS_lease_ttl);
   options.listen_address = absl::GetFlag(FLAGS_listen_address);
   options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
   options.address_file = absl::GetFlag(FLAGS_address_file);

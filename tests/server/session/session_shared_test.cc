@@ -16,6 +16,7 @@ namespace smt {
 namespace {
 
 using absl::StatusCode;
+using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -143,6 +144,67 @@ TEST_F(SharedTest, AResumeElsewhereEndsTheTurnThatRuns) {
   EXPECT_THAT(Log(*a_, "s"), ElementsAre(1, 2, 3, 4));
 }
 
+TEST_F(SharedTest, ARequestThatRunsElsewhereIsNeitherReplayedNorRunAgain) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  TurnSpec spec = Spec("s", {1, 2}, "r");
+  spec.durability = Durability::kToken;
+  auto turn = Begin(*a_, spec);
+  turn->Append(std::vector<int32_t>{3});
+  ASSERT_OK(a_->Flush());
+  const auto again = b_->BeginTurn(spec);
+  EXPECT_EQ(GetDetails(again.status()).reason, "REQUEST_RUNNING") << again.status();
+  const auto record = b_->GetRequest("s", "r");
+  ASSERT_OK(record);
+  EXPECT_EQ(record->state, RequestState::kRunning);
+  EXPECT_EQ(record->end_position, 3);
+  // Its server dies: once the lease is free, it is one that was broken off.
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});
+  const auto left = b_->BeginTurn(spec);
+  ASSERT_OK(left);
+  ASSERT_TRUE(left->replay.has_value());
+  EXPECT_EQ(left->replay->state, RequestState::kInterrupted);
+  EXPECT_EQ(left->replay->end_position, 3);
+}
+
+// Whoever still wants the end of an earlier request does not break off the one that runs now.
+TEST_F(SharedTest, AResumeOfAnEarlierRequestLeavesTheOneThatRunsAlone) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  {
+    auto left = Begin(*a_, Spec("s", {1}, "old"));
+    left->Append(std::vector<int32_t>{2});
+    FinishAndWait(*left, "", RequestState::kInterrupted);
+  }
+  auto turn = Begin(*a_, Spec("s", {3}, "new"));
+  const auto refused = b_->ResumeTurn("s", "old", absl::Now() + kLease / 2);
+  EXPECT_THAT(refused.status(), AnyOf(StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")),
+                                      StatusIs(StatusCode::kAborted, HasSubstr("another server"))));
+  std::this_thread::sleep_for(absl::ToChronoMilliseconds(kLease / 5));
+  EXPECT_FALSE(turn->asked_to_end());
+  turn->Append(std::vector<int32_t>{4});
+  EXPECT_OK(FinishAndWait(*turn).status);
+  EXPECT_THAT(Log(*b_, "s"), ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(b_->ResumeTurn("s", "old"), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")));
+}
+
+// Two requests of one server, and a resume elsewhere of the one that gave way to the other.
+TEST_F(SharedTest, ARequestThatFollowsTheOneThatWasAskedToEndIsNotAskedToo) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1}, "old"));
+  std::thread holder([&] {
+    while (!turn->asked_to_end()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    FinishAndWait(*turn, "", RequestState::kInterrupted);
+    turn = Begin(*a_, Spec("s", {2}, "new"));  // before the other server looks again, mostly
+  });
+  const auto resumed = b_->ResumeTurn("s", "old", absl::Now() + 3 * kLease);
+  holder.join();
+  if (turn == nullptr) GTEST_SKIP() << "the resume was faster";
+  EXPECT_THAT(resumed.status(), AnyOf(StatusIs(StatusCode::kFailedPrecondition, HasSubstr("gone on")),
+                                      StatusIs(StatusCode::kAborted, HasSubstr("another server"))));
+  std::this_thread::sleep_for(absl::ToChronoMilliseconds(kLease / 5));
+  EXPECT_FALSE(turn->asked_to_end());
+  EXPECT_OK(FinishAndWait(*turn).status);
+}
+
 // A server that stands still for longer than its lease and does not know.
 TEST_F(SharedTest, AZombieWritesNothing) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
@@ -182,6 +244,50 @@ TEST_F(SharedTest, ATurnLearnsThatItsLeaseIsLost) {
   }
   EXPECT_EQ(GetDetails(turn->status()).reason, kLeaseLost);
   EXPECT_LE(absl::Now() - began, kLease);
+}
+
+TEST_F(SharedTest, OneOfTwoServersMakesASessionAndTheOtherSaysWhy) {
+  std::atomic<int> made{0}, again{0};
+  for (int i = 0; i < 40; ++i) {
+    const auto create = [&, id = "s" + std::to_string(i)](SessionManager& manager, const std::string& request_id) {
+      const absl::Status status = manager.Create(id, absl::InfiniteDuration(), {}, request_id).status();
+      made += status.ok();
+      EXPECT_TRUE(status.ok() || GetDetails(status).reason == "SESSION_EXISTS") << status;
+      again += status.ok() && !request_id.empty();
+    };
+    const std::string request_id = i % 2 == 0 ? "" : "make";  // the same: both are told of the one session
+    std::thread other([&] { create(*b_, request_id); });
+    create(*a_, request_id);
+    other.join();
+  }
+  EXPECT_EQ(again, 40);
+  EXPECT_EQ(made, 60);
+}
+
+TEST_F(SharedTest, WhatADeadServerLeftInMidTurnCanBeForked) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1, 2}, "r"));
+  ForkSpec fork;
+  fork.session_id = "s";
+  fork.new_id = "f";
+  EXPECT_THAT(b_->Fork(fork), StatusIs(StatusCode::kAborted, HasSubstr("another")));
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});  // as when it has run out
+  ASSERT_OK(b_->Fork(fork));
+  EXPECT_THAT(Log(*b_, "f"), ElementsAre(1, 2));
+}
+
+TEST_F(SharedTest, AServerWithoutItsLeaseDoesNotSayWhereTheSessionStands) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1}, "r"));
+  EXPECT_EQ(a_->Get("s")->position, 1);
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});
+  ASSERT_OK(Say(*b_, "s", {2, 3}));
+  for (const absl::Time limit = absl::Now() + 2 * kLease; turn->status().ok() && absl::Now() < limit;) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(GetDetails(a_->Get("s").status()).reason, kLeaseLost);
+  EXPECT_FALSE(FinishAndWait(*turn).status.ok());
+  EXPECT_EQ(a_->Get("s")->position, 3);
 }
 
 TEST_F(SharedTest, WhatADeadServerHeldIsFreeAfterItsLease) {

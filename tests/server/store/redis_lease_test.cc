@@ -198,13 +198,15 @@ TEST_F(RedisLeaseTest, AHandoverReachesTheHolderThatWaitsForIt) {
   std::thread holder([&] {
     const auto asked = a_->PendingHandovers("a", absl::Seconds(20));
     ASSERT_OK(asked);
-    EXPECT_THAT(*asked, ElementsAre(key_));
+    EXPECT_THAT(*asked, ElementsAre(HeldLease{key_, token}));
     EXPECT_OK(Commit(*a_, Write(0, {1, 2}, token)));
     EXPECT_OK(a_->Release(std::vector<HeldLease>{{key_, token}}));
   });
   Sleep(absl::Milliseconds(50));
-  EXPECT_FALSE(b_->Acquire(key_, "b", absl::Minutes(1))->acquired);
-  ASSERT_OK(b_->RequestHandover(key_));
+  const auto refused = b_->Acquire(key_, "b", absl::Minutes(1));
+  EXPECT_FALSE(refused->acquired);
+  EXPECT_EQ(refused->present, token);
+  ASSERT_OK(b_->RequestHandover({key_, refused->present}));
   std::string taken;
   const auto begin = std::chrono::steady_clock::now();
   while (taken.empty() && std::chrono::steady_clock::now() - begin < std::chrono::seconds(10)) {
@@ -215,17 +217,17 @@ TEST_F(RedisLeaseTest, AHandoverReachesTheHolderThatWaitsForIt) {
   EXPECT_OK(Commit(*b_, Write(2, {3}, taken)));
 }
 
-TEST_F(RedisLeaseTest, AskingTwiceIsAskingOnceAndNobodyIsAskedForAFreeSession) {
-  ASSERT_OK(b_->RequestHandover(key_));
-  Take(*a_, "a");
+TEST_F(RedisLeaseTest, AskingTwiceIsAskingOnce) {
+  const std::string token = Take(*a_, "a");
   EXPECT_THAT(*a_->PendingHandovers("a", absl::ZeroDuration()), IsEmpty());
   const SessionKey other{"t", 9};
-  ASSERT_TRUE(a_->Acquire(other, "a", absl::Minutes(1))->acquired);
+  const std::string others = a_->Acquire(other, "a", absl::Minutes(1))->token;
   for (int i = 0; i < 3; ++i) {
-    ASSERT_OK(b_->RequestHandover(key_));
-    ASSERT_OK(b_->RequestHandover(other));
+    ASSERT_OK(b_->RequestHandover({key_, token}));
+    ASSERT_OK(b_->RequestHandover({other, others}));
   }
-  EXPECT_THAT(*a_->PendingHandovers("a", absl::Seconds(1)), UnorderedElementsAre(key_, other));
+  EXPECT_THAT(*a_->PendingHandovers("a", absl::Seconds(1)),
+              UnorderedElementsAre(HeldLease{key_, token}, HeldLease{other, others}));
   EXPECT_THAT(*a_->PendingHandovers("a", absl::Milliseconds(10)), IsEmpty());
 }
 
