@@ -162,12 +162,12 @@ absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patienc
   entry.mu.Lock();
   entry.key = key;  // others may have looked meanwhile
   entry.loaded = false;
-  if (token.ok()) {
-    entry.lease = *std::move(token);
-  } else {
+  if (!token.ok()) {
     entry.Release(c_.leases.get());
+    return token.status();
   }
-  return token.status();
+  entry.lease = *std::move(token);
+  return absl::OkStatus();
 }
 
 absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
