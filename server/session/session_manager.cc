@@ -19,23 +19,17 @@ constexpr size_t kSweepPage = 256;
 
 StatusDetails::Resource SessionResource(std::string_view id) { return {"session", StrCat("sessions/", id), ""}; }
 
-absl::Status NotFound(std::string_view id) {
-  return WithDetails(absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired")),
-                     {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
-}
-
 absl::Status Exists(std::string_view id) {
   return WithDetails(absl::AlreadyExistsError(StrCat("session '", id, "' exists already")),
                      {.reason = "SESSION_EXISTS", .resource = SessionResource(id)});
 }
 
-absl::Status LeaseLost(std::string_view id) {
-  return WithDetails(
-      absl::UnavailableError(StrCat("the lease on session '", id, "' is lost: another server may go on with it")),
-      {.reason = kLeaseLost, .retry_delay = absl::Milliseconds(100)});
-}
-
 }  // namespace
+
+absl::Status SessionNotFound(std::string_view id) {
+  return WithDetails(absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired")),
+                     {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
+}
 
 // The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
 std::string MakePageToken(std::string_view last_id) {
@@ -146,92 +140,12 @@ std::string SessionManagerImpl::DrawId(std::string_view scope, std::string_view 
   return id;
 }
 
-absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
-                                       const std::string& request_id) {
-  entry.busy = true;
-  if (c_.leases == nullptr) return absl::OkStatus();
-  const SessionKey key = entry.key;
-  entry.mu.Unlock();
-  const auto runs = [&]() -> absl::StatusOr<bool> {
-    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(key.id));
-    RETURN_IF_ERROR(stored.header.status());
-    ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*stored.header));
-    return stored.key == key && header.turn_open && header.open_request_id == request_id;
-  };
-  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline, runs);
-  entry.mu.Lock();
-  entry.key = key;  // others may have looked meanwhile
-  entry.loaded = false;
-  if (!token.ok()) {
-    entry.Release(c_.leases.get());
-    return token.status();
-  }
-  entry.lease = *std::move(token);
-  return absl::OkStatus();
-}
-
-absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
-                                      const std::string& request_id) {
-  RETURN_IF_ERROR(Lease(entry, patience, deadline, request_id));
-  if (c_.leases == nullptr) return absl::OkStatus();
-  const SessionKey key = entry.key;
-  absl::Status status = Load(entry);
-  // Made anew under its name meanwhile: the lease is of the one that is gone.
-  if (status.ok() && (entry.key != key || Expired(entry.header))) status = NotFound(entry.id);
-  if (!status.ok()) {
-    entry.key = key;
-    entry.Release(c_.leases.get());
-  }
-  return status;
-}
-
-absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
-  if (entry.busy) return BusyError(entry.id);
-  if (!entry.header.turn_open) return absl::OkStatus();
-  if (absl::Status held = Hold(entry); !held.ok()) return absl::IsAborted(held) ? BusyError(entry.id) : held;
-  entry.Release(c_.leases.get());
-  return Load(entry);
-}
-
-void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& token) {
-  const Entry entry = table_.Peek(key.id);
-  if (entry == nullptr) return;
-  std::shared_ptr<TurnProgress> progress;
-  {
-    absl::MutexLock lock(&entry->mu);
-    if (entry->lease != token) return;
-    progress = entry->progress;
-  }
-  if (progress == nullptr) return;
-  progress->Fail(LeaseLost(key.id));
-}
-
-void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
-  const Entry entry = table_.Peek(key.id);
-  if (entry == nullptr) return;
-  std::shared_ptr<TurnProgress> progress;
-  {
-    absl::MutexLock lock(&entry->mu);
-    if (entry->lease == token && entry->in_turn) progress = entry->progress;
-  }
-  if (progress != nullptr) progress->AskToEnd();
-}
-
-void SessionManagerImpl::OnStoreReplaced() {
-  c_.cache->Clear();
-  for (const Entry& entry : table_.All()) {
-    absl::MutexLock lock(&entry->mu);
-    (entry->busy ? entry->stale : entry->loaded) = entry->busy;
-  }
-  if (c_.options.on_store_replaced) c_.options.on_store_replaced();
-}
-
 absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
   // What others may write is read anew for each call.
   if (!entry.loaded || (c_.leases != nullptr && !entry.busy)) {
     entry.loaded = false;
     const auto found = c_.store->Find(entry.id);
-    if (absl::IsNotFound(found.status())) return NotFound(entry.id);
+    if (absl::IsNotFound(found.status())) return SessionNotFound(entry.id);
     RETURN_IF_ERROR(found.status());
     const StoredSession& stored = *found;
     RETURN_IF_ERROR(stored.header.status());
@@ -253,7 +167,7 @@ absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
     }
     entry.loaded = true;
   }
-  if (!entry.busy && Expired(entry.header)) return NotFound(entry.id);
+  if (!entry.busy && Expired(entry.header)) return SessionNotFound(entry.id);
   return absl::OkStatus();
 }
 
@@ -506,7 +420,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
     HoldScope hold(*entry, c_.leases.get());
     if (!damaged) {
       RETURN_IF_ERROR(Load(*entry));
-      if (entry->key != key) return NotFound(entry->id);
+      if (entry->key != key) return SessionNotFound(entry->id);
       if (only_expired && !Expired(entry->header)) return absl::OkStatus();
       RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(key.uid, entry->header)));
     }

@@ -1,5 +1,6 @@
-// SessionManager's parts: life cycle in session_manager.cc, turns in session_manager_turns.cc and turn.cc, reading in
-// restore.cc. Not for others.
+// SessionManager's parts: life cycle in session_manager.cc, who may change a session in
+// session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
+// session_manager_turns.cc and turn.cc, reading in restore.cc. Not for others.
 #pragma once
 
 #include <atomic>
@@ -213,6 +214,10 @@ class HoldScope {
 // Checks shared by calls that take preconditions: ABORTED naming both values.
 absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present);
 absl::Status BusyError(std::string_view id);
+absl::Status SessionNotFound(std::string_view id);
+absl::Status LeaseLost(std::string_view id);  // UNAVAILABLE
+absl::Status CheckpointNotFound(std::string_view session, std::string_view id);
+absl::Status CheckCheckpointId(std::string_view id);  // INVALID_ARGUMENT
 absl::Status ReusedRequestId(std::string_view session_id, std::string_view request_id);
 
 std::string MakePageToken(std::string_view last_id);
