@@ -144,4 +144,46 @@ __device__ __forceinline__ void SumPieceOfShared(const WeightOf<T>* weight, int 
   }
 }
 
+// Rows in shared memory, split: two planes of [rows, ld].
+struct SplitStage {
+  __nv_bfloat16* high;
+  int plane, ld;
+  __device__ __forceinline__ void Put(int row, int column, float2 pair) const {  // column: even
+    const int at = row * ld + column;
+    SplitPair(pair, *reinterpret_cast<uint32_t*>(high + at), *reinterpret_cast<uint32_t*>(high + plane + at));
+  }
+};
+inline constexpr int kSplitPad = 8;  // elements after such a row, against bank conflicts
+
+// A warp's piece of a product of 16 split outputs and up to eight such rows, to the bits of SumPieceOfShared. The
+// weights are in registers before the rows are there. kMost: steps of 16 of the piece.
+template <int kMost>
+struct HeldPiece {
+  uint32_t high[kMost][4], low[kMost][4];
+
+  // first: of the piece.
+  template <int kSteps>
+  __device__ __forceinline__ void Load(const __nv_bfloat16* weight, int ldw, int first) {
+    static_assert(kSteps <= kMost);
+    const int lane = threadIdx.x % kWarp;
+    const __nv_bfloat16* w = weight + lane % 16 * ldw + lane / 16 * 8 + first;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      LoadMatrices(high[i], w + 16 * i);
+      LoadMatrices(low[i], w + 16 * ldw + 16 * i);
+    }
+  }
+  template <int kSteps>
+  __device__ __forceinline__ void Multiply(const SplitStage& x, int rows, int first, float (&sum)[1][4]) const {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+    const __nv_bfloat16* in = x.high + min(g, rows - 1) * x.ld + first + 2 * t;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const uint32_t x_high[1][2] = {{Pair(in + 16 * i), Pair(in + 16 * i + 8)}};
+      const uint32_t x_low[1][2] = {{Pair(in + x.plane + 16 * i), Pair(in + x.plane + 16 * i + 8)}};
+      MultiplyAddSplit(sum, high[i], low[i], x_high, x_low);
+    }
+  }
+};
+
 }  // namespace smt::cuda

@@ -64,18 +64,24 @@ __host__ __device__ constexpr uint32_t TaskBytes(Type type, int64_t k) {
   return (type == Type::kSplit ? 32u : 16u) * 2u * static_cast<uint32_t>(k + kRingPad);
 }
 
-// The weights of this block's tasks in a sequence of products, 16 outputs each, on their way into shared memory before
-// they are asked for: the device's memory is read while the blocks compute and wait for each other. Every block of the
-// kernel asks for every product once and in order.
-template <typename LinearAt>
+// A product's tasks, 16 outputs each, that a block does: `first`, and from there on every gridDim.x-th.
+struct GridTasks {
+  const Linear* linear;  // in shared memory, or null
+  int first;
+};
+
+// The weights of this block's tasks in a sequence of products, on their way into shared memory before they are asked
+// for: the device's memory is read while the blocks compute and wait for each other. Every block of the kernel asks for
+// every product of which it has tasks once and in order.
+template <typename TasksAt>
 class WeightRing {
  public:
   static constexpr int kJobs = 8;  // tasks in the ring, at most
 
-  // linear_at(i): the i-th product's Linear in shared memory, or null. `size`: bytes of `memory`.
-  __device__ WeightRing(std::byte* memory, uint32_t size, uint64_t* full, LinearAt linear_at)
-      : memory_(memory), size_(size), full_(full), linear_at_(linear_at), next_j0_(static_cast<int>(blockIdx.x) * 16) {
-    next_ = linear_at_(0);
+  // tasks_at(i): of the i-th product. `size`: bytes of `memory`.
+  __device__ WeightRing(std::byte* memory, uint32_t size, uint64_t* full, TasksAt tasks_at)
+      : memory_(memory), size_(size), full_(full), tasks_at_(tasks_at) {
+    GoTo(0);
     SkipToTask();
     if (threadIdx.x == 0) {
       for (int i = 0; i < kJobs; ++i) InitCopyBarrier(full_ + i);
@@ -87,20 +93,31 @@ class WeightRing {
   // Calls with(j0, weights) for this block's tasks of the next product; all threads together. ahead(j0) comes before
   // the weights are waited for.
   template <typename Ahead, typename With>
-  __device__ __forceinline__ void ForTasks(const Linear& linear, Ahead ahead, With with) {
-    const uint32_t bytes = TaskBytes(linear.type, linear.k);
-    for (int j0 = blockIdx.x * 16; j0 < linear.n; j0 += gridDim.x * 16) {
-      const uint32_t at = cursor_ + bytes <= size_ ? cursor_ : 0;
-      cursor_ = at + bytes;
+  __device__ __forceinline__ void ForTasks(const GridTasks& tasks, Ahead ahead, With with) {
+    const Linear& linear = *tasks.linear;
+#pragma unroll 1
+    for (int j0 = tasks.first * 16; j0 < linear.n; j0 += gridDim.x * 16) {
       auto held = ahead(j0);
-      AwaitCopies(full_ + used_ % kJobs, static_cast<uint32_t>(used_ / kJobs) & 1);
-      with(j0, memory_ + at, held);
-      __syncthreads();
-      ++used_;
+      with(j0, Await(linear), held);
+      Done();
       // The barriers between products come too late where a block has more tasks of one product than the ring holds.
       const int left = linear.n - j0 - static_cast<int>(gridDim.x) * 16;
       if (threadIdx.x >= kWarp && (issued_ - used_) * static_cast<int>(gridDim.x) * 16 < left) Issue();
     }
+  }
+
+  // The next task's weights, one task at a time: Await, what needs them, Done; all threads together, and nobody issues
+  // in between.
+  __device__ __forceinline__ const std::byte* Await(const Linear& linear) {
+    const uint32_t bytes = TaskBytes(linear.type, linear.k), at = cursor_ + bytes <= size_ ? cursor_ : 0;
+    cursor_ = at + bytes;
+    AwaitCopies(full_ + used_ % kJobs, static_cast<uint32_t>(used_ / kJobs) & 1);
+    return memory_ + at;
+  }
+  __device__ __forceinline__ int Waiting() const { return issued_ - used_; }  // in warps that issue
+  __device__ __forceinline__ void Done() {
+    __syncthreads();
+    ++used_;
   }
 
   // Starts copies where tasks that are done have made room. By all warps but the first, which share the rows: a warp's
@@ -108,6 +125,7 @@ class WeightRing {
   __device__ void Issue() {
     constexpr int kIssuers = kChunks - 1;
     const int lane = threadIdx.x % kWarp, issuer = threadIdx.x / kWarp - 1;
+#pragma unroll 1
     while (next_ != nullptr && issued_ - used_ < kJobs) {
       const Linear& linear = *next_;
       const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
@@ -130,17 +148,23 @@ class WeightRing {
   }
 
  private:
+  __device__ void GoTo(int index) {
+    const GridTasks tasks = tasks_at_(index);
+    next_index_ = index;
+    next_ = tasks.linear;
+    next_j0_ = tasks.first * 16;
+  }
   __device__ void SkipToTask() {
-    while (next_ != nullptr && next_j0_ >= next_->n) {
-      next_ = linear_at_(++next_index_);
-      next_j0_ = static_cast<int>(blockIdx.x) * 16;
-    }
+#pragma unroll 1
+    while (next_ != nullptr && next_j0_ >= next_->n) GoTo(next_index_ + 1);
   }
   // Where the next job's bytes go, or -1: the jobs that are not used yet lie there. cursor_ is the end of the last one
-  // that was used.
-  __device__ int64_t Place(uint32_t bytes) const {
+  // that was used, or 0 where the ring was empty and the next did not fit behind it: it must not count as one that lies
+  // before what is free.
+  __device__ int64_t Place(uint32_t bytes) {
+    if (issued_ == used_ && head_ + bytes > size_) head_ = cursor_ = 0;  // nothing is before the start
     const int64_t head = head_, cursor = cursor_;
-    if (issued_ == used_) return head + bytes <= size_ ? head : 0;
+    if (issued_ == used_) return head;
     if (head <= cursor) return head + bytes <= cursor ? head : -1;  // they begin after the head
     if (head + bytes <= size_) return head;
     return bytes <= cursor ? 0 : -1;
@@ -148,9 +172,9 @@ class WeightRing {
   std::byte* memory_;
   uint32_t size_;
   uint64_t* full_;
-  LinearAt linear_at_;
+  TasksAt tasks_at_;
   const Linear* next_;
-  int next_index_ = 0, next_j0_;
+  int next_index_, next_j0_;
   int issued_ = 0, used_ = 0;
   uint32_t head_ = 0, cursor_ = 0;  // ends of the last job issued, and used
 };
@@ -167,17 +191,18 @@ __device__ __forceinline__ void StageRows(const T* x, int64_t ldx, int rows, int
   asm volatile("cp.async.commit_group;");
 }
 
-// One product of all rows (at most 8 kTiles) by all blocks: store(row, j, sum, ahead(row, j)), `ahead` being called
-// before the sums are there. x may lie in shared memory.
+// This block's tasks of a product of all rows (at most 8 kTiles): store(row, j, sum, ahead(row, j)), `ahead` being
+// called before the sums are there. x may lie in shared memory.
 template <int kTiles, typename T, typename Ring, typename Ahead, typename Store>
-__device__ __forceinline__ void GridProduct(Ring& ring, const Linear& linear, const T* x, int64_t ldx, int rows,
+__device__ __forceinline__ void GridProduct(Ring& ring, const GridTasks& tasks, const T* x, int64_t ldx, int rows,
                                             PieceSums<kTiles>& pieces, Ahead ahead, Store store) {
   using Elements = OwnElements<kTiles>;
+  const Linear& linear = *tasks.linear;
   struct Held {
     decltype(ahead(0, 0)) of[Elements::kCount];
   };
   ring.ForTasks(
-      linear,
+      tasks,
       [&](int j0) {
         Held held;
         Elements::ForEach([&](int i, int, int row, int j) {
@@ -217,13 +242,18 @@ struct BlockMemory {
   bool Holds(int64_t k) const { return TaskBytes(sizeof(T) == 4 ? Type::kSplit : Type::kBfloat16, k) <= ring; }
 };
 
+// The multiprocessors that a kernel for `blocks` of them takes; 0: all.
+inline int OrAllMultiprocessors(int blocks) {
+  return blocks > 0 ? std::min(blocks, Multiprocessors()) : Multiprocessors();
+}
+
 // Whether this device runs such kernels.
 inline bool CanLaunchOnAll() { return ComputeMajor() >= 9; }
 
-// Launches kernel(pass, count, base) on `blocks` multiprocessors, a block each, which waits `barriers` times.
-template <typename Pass>
-void LaunchOnAll(void (*kernel)(Pass, uint32_t*, uint32_t), const Pass& pass, size_t bytes, Arrivals* arrivals,
-                 int barriers, int blocks, cudaStream_t stream) {
+// Launches kernel(arguments..., count, base) on `blocks` multiprocessors, a block each, which waits `barriers` times.
+template <typename Kernel, typename... Arguments>
+void LaunchOnAll(Kernel* kernel, size_t bytes, Arrivals* arrivals, int barriers, int blocks, cudaStream_t stream,
+                 const Arguments&... arguments) {
   CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
             "raising a kernel's shared memory");
   cudaLaunchConfig_t config = {};
@@ -236,7 +266,7 @@ void LaunchOnAll(void (*kernel)(Pass, uint32_t*, uint32_t), const Pass& pass, si
   cooperative.val.cooperative = 1;
   config.attrs = &cooperative;
   config.numAttrs = 1;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, pass, arrivals->count, arrivals->base), "launching a pass");
+  CheckCuda(cudaLaunchKernelEx(&config, kernel, arguments..., arrivals->count, arrivals->base), "launching a pass");
   arrivals->base += static_cast<uint32_t>(blocks) * static_cast<uint32_t>(barriers);
 }
 

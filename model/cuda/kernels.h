@@ -255,11 +255,18 @@ struct WritePassCall {
   float *xz, *convolved, *scanned, *parameters;  // [writes, ld_...]
   int64_t ld, ld_xz, ld_inner, ld_parameters;
   size_t work_bytes, ring_bytes;  // the launcher's
+  // Of RunFewWrites: what blocks hand to each other, zero at first, and the first of layer_count + 1 tags that are not
+  // zero and were not used with it before.
+  uint64_t* exchange;
+  uint32_t tag;
 };
-inline constexpr int kMaxWritePassWrites = 32;
-bool CanRunWritePass(const WritePassCall& pass);  // `pooling.count` does not matter
-// On `blocks` multiprocessors; 0: on all.
+inline constexpr int kMaxWritePassWrites = 32, kMaxFewWrites = 2;
+// Where these can run, for any `pooling.count` up to theirs, to the same bits. On `blocks` multiprocessors; 0: on all.
+bool CanRunWritePass(const WritePassCall& pass);
 void RunWritePass(const WritePassCall& pass, Arrivals* arrivals, int blocks, cudaStream_t stream);
+bool CanRunFewWrites(const WritePassCall& pass);
+size_t FewWritesExchangeBytes(const WritePassCall& pass);
+void RunFewWrites(const WritePassCall& pass, Arrivals* arrivals, int blocks, cudaStream_t stream);
 // Of the device that is current when first asked.
 int Multiprocessors();
 int ComputeMajor();  // of its compute capability

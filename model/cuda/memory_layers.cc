@@ -85,7 +85,9 @@ WritePassCall MemoryLayers::AtOnce(const Pooling& pooling) const {
           .ld_inner = ld_inner_,
           .ld_parameters = ld_parameters_,
           .work_bytes = 0,
-          .ring_bytes = 0};
+          .ring_bytes = 0,
+          .exchange = nullptr,
+          .tag = 0};
 }
 
 void MemoryLayers::Product(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,

@@ -24,10 +24,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   const BlockWeights* const blocks = Keep(pass.blocks, pass.layers, kept);
   const Group* const groups = Keep(pass.groups, pass.group_count, kept);
   __syncthreads();
-  const auto linear_at = [&](int index) {
-    return index < 4 * pass.layers ? &blocks[index / 4].qkv + index % 4 : nullptr;
+  const auto tasks_at = [&](int index) -> GridTasks {
+    return {index < 4 * pass.layers ? &blocks[index / 4].qkv + index % 4 : nullptr, static_cast<int>(blockIdx.x)};
   };
-  WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
+  WeightRing<decltype(tasks_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, tasks_at);
   GridBarrier grid(arrived, base);
   if (threadIdx.x >= kWarp) ring.Issue();
   const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                                   .rows = rows,
                                   .n = linear.n};
     GridProduct<kTiles>(
-        ring, linear, in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
+        ring, tasks_at(index), in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
         [&](int row, int j, float sum, float2 added) { epilogue.Store(row, j, sum, added); });
     wait();
   }
@@ -173,8 +173,8 @@ void Launch(WindowPass pass, Arrivals* arrivals, int spare, cudaStream_t stream)
   const auto memory = MemoryFor<kTiles, kWidth>(std::max(pass.ld, pass.ld_inner), pass.layers);
   pass.work_bytes = memory.work;
   pass.ring_bytes = memory.ring;
-  LaunchOnAll(WindowPassKernel<kTiles, kWidth, E>, pass, memory.bytes(), arrivals,
-              1 + pass.layers * (kTiles == 1 ? 5 : 7), Multiprocessors() - spare, stream);
+  LaunchOnAll(WindowPassKernel<kTiles, kWidth, E>, memory.bytes(), arrivals, 1 + pass.layers * (kTiles == 1 ? 5 : 7),
+              Multiprocessors() - spare, stream, pass);
 }
 
 template <int kWidth, typename E>

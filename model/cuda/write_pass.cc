@@ -1,6 +1,7 @@
 #include "model/cuda/write_pass.h"
 
 #include <cstring>
+#include <limits>
 
 namespace smt::cuda {
 namespace {
@@ -30,6 +31,8 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
             "uploading the layers");
   arrived_ = DeviceMemory(sizeof(uint32_t));
   arrivals_ = {arrived_.as<uint32_t>(), 0};
+  const WritePassCall call = AtOnce(layers_.Pool(nullptr, nullptr, 0, {}));
+  if (CanRunFewWrites(call)) exchange_ = DeviceMemory(FewWritesExchangeBytes(call));
 }
 
 WritePassCall WritePass::AtOnce(const Pooling& pooling) const {
@@ -58,9 +61,23 @@ void WritePass::Run(std::span<const Write> writes, const IdRings& rings, const S
   Run(pooling, blocks);
 }
 
+void WritePass::RunFew(WritePassCall call, int blocks) {
+  const auto tags = static_cast<uint32_t>(call.layer_count) + 1;
+  if (next_tag_ > std::numeric_limits<uint32_t>::max() - tags) {
+    CheckCuda(cudaMemsetAsync(exchange_.data(), 0, exchange_.bytes(), stream_), "clearing tags");
+    next_tag_ = 1;
+  }
+  call.exchange = exchange_.as<uint64_t>();
+  call.tag = next_tag_;
+  next_tag_ += tags;
+  RunFewWrites(call, &arrivals_, blocks, stream_);
+}
+
 void WritePass::Run(const Pooling& pooling, int blocks) {
   if (at_once_ && blocks != kApart && pooling.count <= kMaxWritePassWrites) {
-    return RunWritePass(AtOnce(pooling), &arrivals_, blocks, stream_);
+    const WritePassCall call = AtOnce(pooling);
+    if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites) return RunFew(call, blocks);
+    return RunWritePass(call, &arrivals_, blocks, stream_);
   }
   const auto queue = [&] { layers_.Run(pooling, pool_weights_.as<float>(), kOneStep); };
   if (pooling.count > kMaxGraphWrites) return queue();

@@ -1,11 +1,11 @@
-// Few writes through pooling and Mamba as one kernel (kernels.h, WritePassCall).
+// Up to 32 writes through pooling and Mamba as one kernel (kernels.h, WritePassCall).
 #include <algorithm>
 
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/grid.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/memory.cuh"
-#include "model/cuda/window.cuh"
+#include "model/cuda/write_pass.cuh"
 
 namespace smt::cuda {
 namespace {
@@ -30,25 +30,20 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     pooling_products[1] = pass.key_transposed;
   }
   __syncthreads();
-  const auto linear_at = [&](int index) -> const Linear* {
-    if (index < 2) return pooling_products + index;
+  const auto tasks_at = [&](int index) -> GridTasks {
+    const auto block = static_cast<int>(blockIdx.x);
+    if (index < 2) return {pooling_products + index, block};
     index -= 2;
-    return index < 4 * pass.layer_count ? &layers[index / 4].in_proj + index % 4 : nullptr;
+    return {index < 4 * pass.layer_count ? &layers[index / 4].in_proj + index % 4 : nullptr, block};
   };
-  WeightRing<decltype(linear_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, linear_at);
+  WeightRing<decltype(tasks_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, tasks_at);
   GridBarrier grid(arrived, base);
   if (threadIdx.x >= kWarp) ring.Issue();
   const auto wait = [&] { grid.Wait([&] { ring.Issue(); }); };
   const MambaShape& shape = pass.shape;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, d = p.d, window = p.n + p.m, count = p.count;
+  const int warp = threadIdx.x / kWarp, d = p.d, count = p.count;
   const int grid_warp = warp * gridDim.x + blockIdx.x, grid_warps = kChunks * gridDim.x;
-  const int parts = (d + kFewRowsThreads - 1) / kFewRowsThreads;  // of a row, a channel each thread
 
-  const auto for_parts = [&](auto with) {
-    for (int task = blockIdx.x; task < count * parts; task += gridDim.x) {
-      with(task / parts, task % parts * kFewRowsThreads + static_cast<int>(threadIdx.x));
-    }
-  };
   // What a layer keeps of 16 channels, on its way into the cache.
   const auto prefetch_state = [&](int layer, int64_t section, int of_channel) {
     if (of_channel % 4 != 0 || static_cast<int>(threadIdx.x) >= count) return;
@@ -59,9 +54,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     }
   };
 
-  for_parts([&](int write, int i) {
-    if (i < d) pass.normed[write * pass.ld + i] = MeanOfRows(WindowRows<Embedding>(p, p.writes[write]), i);
-  });
+  MeansOfWindows<Embedding>(pass, p);
   wait();
   // All products in one loop, what comes around them written once: the kernel has to stay in the instruction cache.
   enum Part { kIn, kParameters, kScan, kOut, kQuery, kKey };
@@ -70,28 +63,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     const bool end = index == 2 + 4 * pass.layer_count;  // but for the last norm
     const Part part = static_cast<Part>(index < 2 ? kQuery + index : (index - 2) % 4);
     if (index == 2) {
-      const float scale = 1.0f / sqrtf(static_cast<float>(d));
-      for (int task = grid_warp; task < count * window; task += grid_warps) {
-        const int write = task / window, row = task % window;
-        const WindowRows<Embedding> rows(p, p.writes[write]);
-        if (row >= rows.count) continue;
-        const float score = PoolScore(rows, row, pass.key_rows + write * pass.ld, scale);
-        if (lane == 0) pass.scores[write * window + row] = score;
-      }
+      ScoresOfWindows<Embedding>(pass, p);
       wait();
-      for_parts([&](int write, int i) {
-        auto* weights = reinterpret_cast<float*>(work);
-        const WindowRows<Embedding> rows(p, p.writes[write]);
-        if (warp == 0) PoolSoftmax(pass.scores + write * window, rows.count, window, weights);
-        __syncthreads();
-        if (i < d) pass.x[write * pass.ld + i] = WeightedRows(rows, weights, i);
-        if (i < kFewRowsThreads) {  // the row's first part
-          for (int row = i; row < window; row += kFewRowsThreads) {
-            pass.pool_weights[write * window + row] = weights[row];
-          }
-        }
-        __syncthreads();
-      });
+      PoolWindows<Embedding>(pass, p, reinterpret_cast<float*>(work),
+                             [&](int write, int i, float sum) { pass.x[write * pass.ld + i] = sum; });
       wait();
     }
     const MambaWeights& weights = layers[layer];
@@ -143,7 +118,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                       : part == kQuery    ? pass.query_rows
                                           : pass.key_rows;
     const int64_t ld_to = part == kParameters ? pass.ld_parameters : pass.ld;
-    const Linear& linear = *linear_at(index);
+    const GridTasks tasks = tasks_at(index);
     // What a sum meets, loaded ahead of it where registers allow.
     constexpr bool kAhead = kTiles <= 2;
     struct Held {
@@ -158,7 +133,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
           held.conv.Load(p, shape, layer, slot, j, weights.conv_weight, weights.conv_bias);
         }
       } else if (part == kScan) {
-        held.added = linear.bias[j];
+        held.added = tasks.linear->bias[j];
         held.scan.Load(p, shape, layer, slot, j, weights.a, weights.skip, pass.parameters + row * pass.ld_parameters,
                        pass.convolved[row * pass.ld_inner + j], pass.xz[row * pass.ld_xz + shape.d_inner + j]);
       } else if (part == kOut) {
@@ -166,7 +141,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       }
     };
     GridProduct<kTiles>(
-        ring, linear, in, ld_in, count, pieces,
+        ring, tasks, in, ld_in, count, pieces,
         [&](int row, int j) {
           Held held;
           if (kAhead) load(row, j, held);
@@ -192,7 +167,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         });
     wait();
   }
-  for_parts([&](int write, int i) {
+  ForChannels(p, [&](int write, int i) {
     if (i >= d) return;
     const Write& own = p.writes[write];
     PushChannel(p, own.slot, own.memory_valid, 1, i, [&](int) { return pass.normed[write * pass.ld + i]; });
@@ -213,8 +188,8 @@ void Launch(WritePassCall pass, Arrivals* arrivals, int blocks, cudaStream_t str
   pass.ring_bytes = memory.ring;
   LaunchOnAll(pass.pooling.embedding_type == Type::kBfloat16 ? WritePassKernel<kTiles, __nv_bfloat16>
                                                              : WritePassKernel<kTiles, float>,
-              pass, memory.bytes(), arrivals, 6 + pass.layer_count * (kTiles == 1 ? 4 : 5),
-              blocks > 0 ? std::min(blocks, Multiprocessors()) : Multiprocessors(), stream);
+              memory.bytes(), arrivals, 6 + pass.layer_count * (kTiles == 1 ? 4 : 5), OrAllMultiprocessors(blocks),
+              stream, pass);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ class WritePass {
 
  private:
   void Run(const Pooling& pooling, int blocks);
+  void RunFew(WritePassCall call, int blocks);
   WritePassCall AtOnce(const Pooling& pooling) const;
 
   const CudaWeights& weights_;
@@ -48,7 +49,9 @@ class WritePass {
   DeviceMemory plan_, pool_weights_, scores_;
   DeviceMemory layer_weights_, arrived_;
   Arrivals arrivals_;
-  bool at_once_ = false;  // RunWritePass serves this shape
+  bool at_once_ = false;   // RunWritePass serves this shape
+  DeviceMemory exchange_;  // of RunFewWrites; empty where it does not serve this shape
+  uint32_t next_tag_ = 0xffff0000;  // not long before they begin anew, so that every long run comes by there
   GraphCache graphs_;
 };
 
