@@ -175,6 +175,8 @@ absl::Status Server::StartEngine() {
                                      std::shared_ptr<const StateBuffer> state) {
     sessions_->SaveEvicted(key, position, std::move(state));
   };
+  engine_options.before_sinks = [this] { sessions_->HoldAppends(); };
+  engine_options.after_sinks = [this] { sessions_->ReleaseAppends(); };
   engine_options.on_fault = [this](const absl::Status& status) { OnFault(status); };
   engine_metrics_ = NewEngineMetrics(&metrics_);
   engine_ = std::make_unique<Engine>(std::move(engine_options), std::move(executor_), engine_metrics_.get());

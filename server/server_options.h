@@ -31,7 +31,7 @@ struct ServerOptions {
   int32_t max_slots = 64;                     // 0: as many as fit, kMostSlotsUnasked at most
   int32_t max_queue = 1024;
   int32_t ingest_tokens_per_step = 256;
-  int32_t worker_threads = 64;  // they wait for the disk more than they work
+  int32_t worker_threads = 256;  // they wait for the disk more than they work: turns that begin together share a sync
   std::string warmup_batches = "auto";
   absl::Duration lease_ttl = absl::Seconds(10);  // of sessions in a shared store
   int64_t max_sessions = 0;

@@ -45,6 +45,7 @@ void Delivery::Run() {
       if (queue_.empty()) return;
       batch.swap(queue_);
     }
+    if (options_.before_sinks) options_.before_sinks();
     for (Event& event : batch) {
       if (event.kind == Event::Kind::kToken) {
         Gather(event);
@@ -58,6 +59,7 @@ void Delivery::Run() {
       Deliver(event);
     }
     HandOverAll();
+    if (options_.after_sinks) options_.after_sinks();
     batch.clear();
   }
 }

@@ -127,6 +127,9 @@ class Engine {
     // The executor failed: no request is taken any more, and each that there is will be told so after this. Nothing of
     // the step that failed comes out, neither ids nor states. Delivery thread, once.
     std::function<void(const absl::Status&)> on_fault = nullptr;
+    // Around the calls of the sinks that came of one step, or of several that piled up, so that what these begin can be
+    // begun together. Delivery thread.
+    std::function<void()> before_sinks = nullptr, after_sinks = nullptr;
     // Bytes of each id, for stop strings: index = id. Must outlive the engine.
     const std::vector<std::string>* token_bytes = nullptr;
   };

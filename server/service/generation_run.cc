@@ -209,7 +209,7 @@ void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
     if (token.position == piecewise_to_) released.emplace_back();
   }
   const int64_t durable = turn_ ? turn_->durable_position() : 0;
-  bool notify = false, diverged = false;
+  bool sendable = false, diverged = false;
   std::optional<RequestHandle> wake;
   {
     absl::MutexLock lock(&mu_);
@@ -218,10 +218,9 @@ void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
     // Nobody reads (CONTINUE): the log keeps the tokens, and nothing may hold the engine back.
     if (disconnected_) Consume(static_cast<int64_t>(tokens.size()));
     for (TextAssembler::Released& piece : released) {
-      if (piece.empty()) continue;
-      Release(std::move(piece));
-      notify = true;
+      if (!piece.empty()) Release(std::move(piece));
     }
+    sendable = chunk_.has_value();  // with TOKEN it waits for the disk
     if (unwoken_tokens_ >= kWakeInterval) {
       unwoken_tokens_ = 0;
       wake = handle_;
@@ -231,7 +230,7 @@ void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
   }
   if (diverged && wake) context_->engine->Cancel(*wake);
   if (wake) context_->engine->Wake(*wake);
-  if (notify) Notify();
+  if (sendable) Notify();
 }
 
 void GenerationRun::Consume(int64_t tokens) {
@@ -286,15 +285,17 @@ void GenerationRun::WatchDurability() {
 
 void GenerationRun::OnDurable() {
   std::optional<RequestHandle> failed;
+  bool sendable = false;
   {
     absl::MutexLock lock(&mu_);
     durable_position_ = std::max(durable_position_, turn_->durable_position());
     Promote();
+    sendable = chunk_.has_value();
     if (!turn_->status().ok()) failed = handle_;  // nothing more could be written
   }
   if (turn_->asked_to_end()) Park([] {});
   if (failed) context_->engine->Cancel(*failed);
-  Notify();
+  if (sendable) Notify();
 }
 
 void GenerationRun::OnSnapshot(int64_t position, std::shared_ptr<const StateBuffer> state) {

@@ -241,7 +241,7 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::CancelGeneration(Call*, con
     };
     const auto run = context->registry.Find({*ParseSessionName(request->session()), request->request_id()});
     if (run == nullptr) return answer();
-    // The end comes on the session manager's writer thread, where nothing may wait for the manager.
+    // The end comes on the session manager's telling thread, where nothing may wait for the manager.
     run->Cancel([context, unary, answer] {
       if (!context->pool->TrySchedule(answer)) unary->Reply(PoolFull());
     });

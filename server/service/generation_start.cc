@@ -58,14 +58,17 @@ absl::StatusOr<std::vector<int32_t>> Encode(const ServiceContext& context, const
 // The session to write, made (then `created`) if the request asks for that. Empty id: ephemeral.
 absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::GenerationSpec& spec, bool* created) {
   const std::string id = spec.session().empty() ? "" : *ParseSessionName(spec.session());
+  // The turn's own sync is of the session, too.
+  const bool durable = ToDurability(spec.durability()) == Durability::kNone;
+  const auto create = [&] { return context->sessions->Create(id, absl::InfiniteDuration(), {}, "", durable); };
   if (id.empty()) {
     if (!spec.create_session()) return SessionInfo();
     *created = true;
-    return context->sessions->Create("", absl::InfiniteDuration(), {});
+    return create();
   }
   absl::StatusOr<SessionInfo> found = context->sessions->Get(id);
   if (!absl::IsNotFound(found.status()) || !spec.create_session()) return found;
-  absl::StatusOr<SessionInfo> made = context->sessions->Create(id, absl::InfiniteDuration(), {});
+  absl::StatusOr<SessionInfo> made = create();
   if (absl::IsAlreadyExists(made.status())) return context->sessions->Get(id);  // another was faster
   *created = made.ok();
   return made;

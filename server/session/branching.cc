@@ -122,7 +122,7 @@ std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Change(SessionE
   write.header = EncodeHeader(header);
   RecordOperation(request_id, hash, std::move(answer), &write);
   entry.header = std::move(header);
-  entry.log_end = entry.header.position;
+  entry.idle_end = entry.header.position;
   return Write(std::move(write), true);
 }
 
@@ -177,7 +177,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
           ASSIGN_OR_RETURN(child.before, LineageTo(parent->key, parent->header, from->info.position));
         }
       }
-      RETURN_IF_ERROR(CheckPosition(spec.session_id, spec.expected_position, parent->log_end));
+      RETURN_IF_ERROR(CheckPosition(spec.session_id, spec.expected_position, parent->log_end()));
       child.ttl = spec.ttl.value_or(parent->header.ttl);
       child.labels = spec.labels.value_or(parent->header.labels);
     }

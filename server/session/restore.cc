@@ -165,9 +165,9 @@ absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadLog(std::string_vie
   {
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
-    if (first < 1 || last > entry->log_end) {
+    if (first < 1 || last > entry->log_end()) {
       return absl::OutOfRangeError(StrCat("positions ", first, " to ", last, " were asked for, the log of session '",
-                                          id, "' has 1 to ", entry->log_end));
+                                          id, "' has 1 to ", entry->log_end()));
     }
     key = entry->key;
     header = entry->header;
@@ -188,7 +188,7 @@ absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadRequestLog(std::str
     absl::MutexLock lock(&entry->mu);
     RETURN_IF_ERROR(Load(*entry));
     key = entry->key;
-    if (entry->in_turn && entry->header.branch == branch) c_.WritePending(entry);
+    if (entry->in_turn && entry->header.branch == branch) c_.WritePending(*entry);
   }
   c_.writer->Drain();
   return c_.store->ReadLog(key, branch, first, last);
@@ -251,7 +251,7 @@ void SessionManagerImpl::SaveEvicted(const std::string& session_key, int64_t pos
   if (!parsed.ok() || position <= 0 || state == nullptr) return;  // an ephemeral one, or empty
   if (const Entry entry = table_.Peek(parsed->key.id)) {
     absl::MutexLock lock(&entry->mu);
-    if (entry->loaded && entry->key == parsed->key) c_.WritePending(entry);
+    if (entry->loaded && entry->key == parsed->key) c_.WritePending(*entry);
   }
   c_.writer->EnqueueSnapshot(parsed->key, {parsed->branch, position, c_.options.model_fingerprint,
                                            c_.NumericsOf(session_key), 0, std::move(state)});

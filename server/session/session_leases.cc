@@ -64,25 +64,24 @@ absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
 void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
-  std::shared_ptr<TurnProgress> progress;
+  std::shared_ptr<TurnLog> turn;
   {
     absl::MutexLock lock(&entry->mu);
     if (entry->lease != token) return;
-    progress = entry->progress;
+    turn = entry->turn;
   }
-  if (progress == nullptr) return;
-  progress->Fail(LeaseLost(key.id));
+  if (turn != nullptr && turn->Fail(LeaseLost(key.id))) turn->Tell();
 }
 
 void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
   const Entry entry = table_.Peek(key.id);
   if (entry == nullptr) return;
-  std::shared_ptr<TurnProgress> progress;
+  std::shared_ptr<TurnLog> turn;
   {
     absl::MutexLock lock(&entry->mu);
-    if (entry->lease == token && entry->in_turn) progress = entry->progress;
+    if (entry->lease == token && entry->in_turn) turn = entry->turn;
   }
-  if (progress != nullptr) progress->AskToEnd();
+  if (turn != nullptr && turn->AskToEnd()) turn->Tell();
 }
 
 void SessionManagerImpl::OnStoreReplaced() {

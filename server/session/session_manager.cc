@@ -156,13 +156,13 @@ absl::Status SessionManagerImpl::Load(SessionEntry& entry) {
     }
     entry.key = stored.key;
     entry.header = *std::move(header);
-    entry.log_end = entry.header.position;
+    entry.idle_end = entry.header.position;
     if (entry.header.turn_open && !entry.in_turn) {
       if (c_.leases == nullptr || !entry.lease.empty()) {
         RETURN_IF_ERROR(EndInterrupted(entry));
       } else {  // it may run on another server
         ASSIGN_OR_RETURN(const int64_t end, c_.store->LogEnd(entry.key, entry.header.branch));
-        entry.log_end = std::max(end, entry.header.position);
+        entry.idle_end = std::max(end, entry.header.position);
       }
     }
     entry.loaded = true;
@@ -192,7 +192,7 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
       write.requests.emplace_back(record->request_id, EncodeRequest(*record));
     }
   }
-  entry.log_end = entry.header.position = end;
+  entry.idle_end = entry.header.position = end;
   entry.header.durable_position = end;  // read back from disk by this process
   entry.header.turn_open = false;
   entry.header.open_request_id.clear();
@@ -211,7 +211,7 @@ absl::Status SessionManagerImpl::CheckRoom() {
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
                                                        std::map<std::string, std::string> labels,
-                                                       const std::string& request_id) {
+                                                       const std::string& request_id, bool durable) {
   RETURN_IF_ERROR(CheckRequestId(request_id));
   RETURN_IF_ERROR(CheckTtl(ttl));
   RETURN_IF_ERROR(CheckLabels(labels));
@@ -223,11 +223,12 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
   SessionHeader header;
   header.ttl = ttl;
   header.labels = std::move(labels);
-  return Make(std::move(id), std::move(header), {}, request_id, hash);
+  return Make(std::move(id), std::move(header), {}, request_id, hash, durable);
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHeader header, SessionWrite write,
-                                                     const std::string& request_id, const std::string& hash) {
+                                                     const std::string& request_id, const std::string& hash,
+                                                     bool durable) {
   RETURN_IF_ERROR(CheckRoom());
   const Entry entry = table_.Acquire(id);
   const SessionKey key{id, DrawUid()};
@@ -269,7 +270,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     header.durable_position = header.position;
     Touch(&header);
     entry->header = std::move(header);
-    entry->log_end = entry->header.position;
+    entry->idle_end = entry->header.position;
     write.kind = SessionWrite::Kind::kCreate;
     write.key = entry->key;
     write.lease = lease;
@@ -277,7 +278,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     std::vector<StoreReference> references = ReferencesOf(entry->key, entry->header);
     if (!references.empty()) write.references = std::move(references);
     RecordOperation(request_id, hash, *write.header, &write);
-    const auto outcome = Write(std::move(write), true);
+    const auto outcome = Write(std::move(write), durable);
     lock.Release();
     status = outcome->Wait();
   }
@@ -452,7 +453,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
 absl::Status SessionManagerImpl::Flush() {
   for (const Entry& entry : table_.All()) {
     absl::MutexLock lock(&entry->mu);
-    c_.WritePending(entry);
+    c_.WritePending(*entry);
   }
   return c_.writer->Flush();
 }

@@ -98,14 +98,15 @@ class Turn {
   virtual void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
   // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began.
   virtual int64_t durable_position() const = 0;
-  // `changed` is called, by the manager's writer thread, whenever durable_position() or status() may have changed; it
-  // must not wait for the manager. With kToken that is soon after each Append, with others at the end.
+  // `changed` is called, by a thread of the manager's, when durable_position() or status() may have changed, once for
+  // all that changed since the call before; it must not wait for the manager. With kToken that is soon after each
+  // Append, with others at the end.
   virtual void Watch(std::function<void()> changed) = 0;
   // Another server asks for the session (Options::leases): the turn should be finished as kInterrupted. Watch tells.
   virtual bool asked_to_end() const = 0;
   // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
   virtual absl::Status status() const = 0;
-  // Ends the turn: outcome recorded, log durable unless kNone, then `done` (writer thread) with the durable position.
+  // Ends the turn: outcome recorded, log durable unless kNone, then `done` (the same thread) with the durable position.
   // At most once. A turn destroyed without it is recorded as kInterrupted at the end of its log. The session is free
   // for the next writer before `done` is called; `done` must not wait for the manager.
   virtual void Finish(RequestState state, std::string outcome, std::function<void(absl::Status, int64_t)> done) = 0;
@@ -225,13 +226,13 @@ class SessionManager {
   virtual ~SessionManager() = default;
 
   // ALREADY_EXISTS; INVALID_ARGUMENT for a bad id, ttl or labels; RESOURCE_EXHAUSTED at max_sessions. An empty id is
-  // drawn by the server. Durable on return.
+  // drawn by the server. Durable on return, or else with the next turn that is.
   //
   // This and the calls below that take a request_id (empty: none) remember it for Options::request_ttl: the same call
   // again is answered as it was then, one with another meaning with INVALID_ARGUMENT.
   virtual absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl,
                                              std::map<std::string, std::string> labels,
-                                             const std::string& request_id = "") = 0;
+                                             const std::string& request_id = "", bool durable = true) = 0;
   virtual absl::StatusOr<SessionInfo> Get(std::string_view id) = 0;  // NOT_FOUND when unknown or expired
   struct Page {
     std::vector<SessionInfo> sessions;
@@ -312,6 +313,10 @@ class SessionManager {
   // Engine::Options::on_evicted. Returns at once; a state of a session since deleted is dropped.
   virtual void SaveEvicted(const std::string& session_key, int64_t position,
                            std::shared_ptr<const StateBuffer> state) = 0;
+  // Between these, which nest, ids that turns append wait, unless something else is to be written: those of one step of
+  // the engine become one commit (Engine::Options::before_sinks, after_sinks). Return at once.
+  virtual void HoldAppends() = 0;
+  virtual void ReleaseAppends() = 0;
   // Writes and syncs everything handed over so far.
   virtual absl::Status Flush() = 0;
   // Deletes expired sessions and request records now; the background thread calls it each sweep_interval.

@@ -32,8 +32,10 @@ struct SessionContext {
   std::atomic<int64_t> expired{0};
 
   absl::Time Now() const { return options.now(); }
-  // Hands the entry's pending ids to the writer.
-  void WritePending(const std::shared_ptr<SessionEntry>& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry->mu);
+  // Hands what a turn has added to the log to the writer.
+  void WritePending(const SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu) {
+    if (entry.turn != nullptr) writer->WriteAll(entry.turn);
+  }
   // nullopt: there is none of this name. DATA_LOSS: damaged.
   absl::StatusOr<std::optional<SnapshotRecord>> ReadSnapshot(const StateName& name);
   // Stored states on the way to `head`, newest first.
@@ -51,8 +53,7 @@ struct SessionContext {
 };
 
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-                               std::vector<int32_t> recent, std::shared_ptr<TurnProgress> progress,
-                               Durability durability);
+                               std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability);
 
 // What is put into the record of an operation, so that a retry is known as one: the names and values that give it its
 // meaning.
@@ -81,7 +82,7 @@ class SessionManagerImpl final : public SessionManager {
   ~SessionManagerImpl() override;
 
   absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl, std::map<std::string, std::string> labels,
-                                     const std::string& request_id) override;
+                                     const std::string& request_id, bool durable) override;
   absl::StatusOr<SessionInfo> Get(std::string_view id) override;
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
@@ -105,6 +106,8 @@ class SessionManagerImpl final : public SessionManager {
                                                       int64_t last) override;
   absl::StatusOr<RestoredState> ReadState(std::string_view id, SessionInfo* info) override;
   void SaveEvicted(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer> state) override;
+  void HoldAppends() override { c_.writer->HoldAppends(); }
+  void ReleaseAppends() override { c_.writer->ReleaseAppends(); }
   absl::Status Flush() override;
   absl::Status Sweep() override;
   absl::Status Health() override { return c_.store->Health(); }
@@ -140,7 +143,7 @@ class SessionManagerImpl final : public SessionManager {
   // A session that `header` and `write` describe; the key and the rest of both are set here. With a request id the same
   // call again is answered with what it made.
   absl::StatusOr<SessionInfo> Make(std::string id, SessionHeader header, SessionWrite write,
-                                   const std::string& request_id, const std::string& hash);
+                                   const std::string& request_id, const std::string& hash, bool durable = true);
   absl::Status CheckRoom();  // for one more session
   // An id for what a request makes, the same for the same request.
   std::string DrawId(std::string_view scope, std::string_view request_id);
@@ -169,8 +172,9 @@ class SessionManagerImpl final : public SessionManager {
   void SweepLoop();
   uint64_t DrawUid();
 
-  // Opens a turn of entry.request, which the caller has claimed: `write` gets its header and record, and is queued.
-  std::shared_ptr<Outcome> OpenTurn(SessionEntry& entry, SessionWrite write) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // Opens a turn of entry.request, which the caller has claimed: prompt, header and record are queued as one write.
+  std::shared_ptr<Outcome> OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // Waits for that, and gives the turn.
   absl::StatusOr<std::unique_ptr<Turn>> AwaitTurn(const Entry& entry, Outcome& outcome, SessionInfo before,
                                                   std::vector<int32_t> recent);

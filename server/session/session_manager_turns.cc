@@ -59,7 +59,7 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
   if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
   if (record->state == RequestState::kRunning) {  // on another server, or on one that is gone
-    record->end_position = std::max(entry->log_end, record->start_position + record->prompt_tokens);
+    record->end_position = std::max(entry->log_end(), record->start_position + record->prompt_tokens);
   }
   return *std::move(record);
 }
@@ -131,21 +131,25 @@ absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const T
   return absl::OkStatus();
 }
 
-std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(SessionEntry& entry, SessionWrite write) {
+std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(SessionEntry& entry,
+                                                                          std::vector<int32_t> prompt) {
   RequestRecord& request = entry.request;
   const bool sync = request.durability != Durability::kNone;
   SessionHeader& header = entry.header;
+  SessionWrite write;
   write.key = entry.key;
   write.lease = entry.lease;
-  write.position = header.position;
   write.branch = header.branch;
   write.log_begin = header.before.end();
-  entry.log_end = header.position += static_cast<int64_t>(write.ids.size());
+  const int64_t end = header.position + static_cast<int64_t>(prompt.size());
+  entry.turn = std::make_shared<TurnLog>(write, end, header.durable_position, request.durability == Durability::kToken);
+  write.position = header.position;
+  write.ids = std::move(prompt);
+  entry.idle_end = header.position = end;
   header.turn_open = true;
   header.open_request_id = request.request_id;
   Touch(&header);
-  entry.progress = std::make_shared<TurnProgress>(header.durable_position);
-  if (sync) header.durable_position = entry.log_end;  // true if it is ever read
+  if (sync) header.durable_position = end;  // true if it is ever read
   write.header = EncodeHeader(header);
   if (!request.request_id.empty()) write.requests.emplace_back(request.request_id, EncodeRequest(request));
   return Write(std::move(write), sync);
@@ -161,10 +165,10 @@ absl::StatusOr<std::unique_ptr<Turn>> SessionManagerImpl::AwaitTurn(const Entry&
     return status;
   }
   const Durability durability = entry->request.durability;
-  std::shared_ptr<TurnProgress> progress = entry->progress;
-  if (durability != Durability::kNone) progress->Durable(entry->log_end);
+  std::shared_ptr<TurnLog> log = entry->turn;
   lock.Release();
-  return MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(progress), durability);
+  if (durability != Durability::kNone) log->Durable(log->end());
+  return MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(log), durability);
 }
 
 absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
@@ -206,9 +210,7 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     request.create_time = c_.Now();
     request.end_time = absl::InfiniteFuture();
     RememberTurn(&header, request);
-    SessionWrite write;
-    write.ids = std::move(spec.prompt);
-    outcome = OpenTurn(*entry, std::move(write));
+    outcome = OpenTurn(*entry, std::move(spec.prompt));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), std::move(recent)));
   return BeginTurnResult{std::move(turn), std::nullopt};

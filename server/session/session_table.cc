@@ -11,15 +11,14 @@ void SessionEntry::Release(LeaseKeeper* leases) {
     lease.clear();
     stale = true;  // others may write it from now on
   }
-  pending.clear();
-  progress.reset();
+  turn.reset();
   request = {};
   if (stale) loaded = stale = false;
 }
 
 SessionInfo SessionEntry::Info() const {
   SessionInfo info = MakeInfo(key, header);
-  info.position = log_end;
+  info.position = log_end();
   info.active = in_turn;
   return info;
 }

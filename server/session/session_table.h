@@ -4,9 +4,7 @@
 // Lock order: SessionEntry::mu, then the table's or the writer's own mutex. Neither calls out while holding its own.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,66 +15,9 @@
 #include "absl/synchronization/mutex.h"
 #include "server/session/lease_keeper.h"
 #include "server/session/session_record.h"
+#include "server/session/turn_log.h"
 
 namespace smt {
-
-// How far a turn's log is on disk; outlives the turn in the writer's queue. Thread-safe.
-class TurnProgress {
- public:
-  explicit TurnProgress(int64_t durable) : durable_(durable) {}
-  void Durable(int64_t position) {
-    std::function<void()> changed;
-    {
-      absl::MutexLock lock(&mu_);
-      durable_ = std::max(durable_, position);
-      changed = changed_;
-    }
-    if (changed) changed();
-  }
-  void Fail(const absl::Status& status) {
-    std::function<void()> changed;
-    {
-      absl::MutexLock lock(&mu_);
-      if (status_.ok()) status_ = status;
-      changed = changed_;
-    }
-    if (changed) changed();
-  }
-  // Another server wants the session: the turn is to end at its next token.
-  void AskToEnd() {
-    std::function<void()> changed;
-    {
-      absl::MutexLock lock(&mu_);
-      asked_to_end_ = true;
-      changed = changed_;
-    }
-    if (changed) changed();
-  }
-  bool asked_to_end() const {
-    absl::MutexLock lock(&mu_);
-    return asked_to_end_;
-  }
-  // Called, no lock held, after each change.
-  void Watch(std::function<void()> changed) {
-    absl::MutexLock lock(&mu_);
-    changed_ = std::move(changed);
-  }
-  int64_t durable() const {
-    absl::MutexLock lock(&mu_);
-    return durable_;
-  }
-  absl::Status status() const {
-    absl::MutexLock lock(&mu_);
-    return status_;
-  }
-
- private:
-  mutable absl::Mutex mu_;
-  int64_t durable_ ABSL_GUARDED_BY(mu_);
-  absl::Status status_ ABSL_GUARDED_BY(mu_);
-  bool asked_to_end_ ABSL_GUARDED_BY(mu_) = false;
-  std::function<void()> changed_ ABSL_GUARDED_BY(mu_);
-};
 
 struct SessionEntry {
   explicit SessionEntry(std::string_view id) : id(id) {}
@@ -91,10 +32,12 @@ struct SessionEntry {
   bool stale ABSL_GUARDED_BY(mu) = false;  // a write failed during the turn: load again after it
   SessionKey key ABSL_GUARDED_BY(mu);
   SessionHeader header ABSL_GUARDED_BY(mu);
-  int64_t log_end ABSL_GUARDED_BY(mu) = 0;           // counting what was handed to the writer
-  std::vector<int32_t> pending ABSL_GUARDED_BY(mu);  // the turn's ids after log_end, not handed over yet
-  RequestRecord request ABSL_GUARDED_BY(mu);         // of the turn
-  std::shared_ptr<TurnProgress> progress ABSL_GUARDED_BY(mu);
+  int64_t idle_end ABSL_GUARDED_BY(mu) = 0;           // of the log, but for what a turn adds
+  RequestRecord request ABSL_GUARDED_BY(mu);          // of the turn
+  std::shared_ptr<TurnLog> turn ABSL_GUARDED_BY(mu);  // null: none
+
+  // Of the log, counting what was given to the writer.
+  int64_t log_end() const ABSL_SHARED_LOCKS_REQUIRED(mu) { return turn != nullptr ? turn->end() : idle_end; }
 
   bool free() const ABSL_SHARED_LOCKS_REQUIRED(mu) { return !busy; }
   std::string lease ABSL_GUARDED_BY(mu);  // while busy, in a shared store

@@ -1,6 +1,7 @@
 #include "server/session/session_writer.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/synchronization/notification.h"
@@ -10,6 +11,8 @@
 namespace smt {
 namespace {
 
+constexpr size_t kFlushIds = 64;  // of a log that nobody waits for
+
 int64_t Bytes(const SnapshotRecord& s) { return static_cast<int64_t>(s.state->size()); }
 
 }  // namespace
@@ -17,15 +20,22 @@ int64_t Bytes(const SnapshotRecord& s) { return static_cast<int64_t>(s.state->si
 SessionWriter::SessionWriter(SessionStore& store, StateCache& cache, int64_t max_pending_snapshot_bytes)
     : store_(store), cache_(cache), max_snapshot_bytes_(max_pending_snapshot_bytes) {
   write_thread_ = std::thread([this] { WriteLoop(); });
+  tell_thread_ = std::thread([this] { TellLoop(); });
   snapshot_thread_ = std::thread([this] { SnapshotLoop(); });
 }
 
 SessionWriter::~SessionWriter() {
+  Drain();  // who is told may have more to write
   {
     absl::MutexLock lock(&mu_);
     stop_ = true;
   }
   write_thread_.join();
+  {
+    absl::MutexLock lock(&tell_mu_);
+    stop_telling_ = true;
+  }
+  tell_thread_.join();
   {
     absl::MutexLock lock(&snapshot_mu_);
     stop_snapshots_ = true;
@@ -40,6 +50,35 @@ void SessionWriter::Enqueue(SessionWrite write, bool sync, Done done) {
   item.done = std::move(done);
   absl::MutexLock lock(&mu_);
   queue_.push_back(std::move(item));
+}
+
+void SessionWriter::Append(const std::shared_ptr<TurnLog>& log, std::span<const int32_t> ids) {
+  absl::MutexLock lock(&log->mu_);
+  log->ids_.insert(log->ids_.end(), ids.begin(), ids.end());
+  log->end_ += static_cast<int64_t>(ids.size());
+  if (log->sync_ || log->ids_.size() >= kFlushIds) Queue(log);
+}
+
+void SessionWriter::WriteAll(const std::shared_ptr<TurnLog>& log) {
+  absl::MutexLock lock(&log->mu_);
+  if (!log->ids_.empty()) Queue(log);
+}
+
+void SessionWriter::Queue(const std::shared_ptr<TurnLog>& log) {
+  log->given_ = log->end_;
+  if (std::exchange(log->queued_, true)) return;
+  absl::MutexLock lock(&mu_);
+  appends_.push_back(log);
+}
+
+void SessionWriter::HoldAppends() {
+  absl::MutexLock lock(&mu_);
+  ++holds_;
+}
+
+void SessionWriter::ReleaseAppends() {
+  absl::MutexLock lock(&mu_);
+  --holds_;
 }
 
 void SessionWriter::EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot) {
@@ -104,56 +143,90 @@ void SessionWriter::FillCounters(SessionCounters* c) const {
 
 void SessionWriter::WriteLoop() {
   for (;;) {
-    std::deque<Item> group;
+    Logs appends;
+    std::deque<Item> items;
     {
       absl::MutexLock lock(&mu_);
       mu_.Await(absl::Condition(this, &SessionWriter::HasWork));
-      if (queue_.empty()) return;  // stopped
-      group.swap(queue_);
+      if (queue_.empty() && appends_.empty()) return;  // stopped
+      appends.swap(appends_);
+      items.swap(queue_);
     }
-    CommitGroup(std::move(group));
+    CommitGroup(std::move(appends), std::move(items));
   }
 }
 
-void SessionWriter::CommitGroup(std::deque<Item> group) {
+void SessionWriter::CommitGroup(Logs appends, std::deque<Item> items) {
   std::vector<SessionWrite> writes;
+  writes.reserve(appends.size() + items.size());
   bool sync = false;
-  for (Item& item : group) {
+  for (const std::shared_ptr<TurnLog>& log : appends) {
+    writes.push_back(log->TakeQueued());
+    sync |= log->sync();
+  }
+  for (Item& item : items) {
     if (item.kind != Item::Kind::kWrite) continue;
     writes.push_back(std::move(item.write));
     sync |= item.sync;
   }
-  std::vector<absl::Status> statuses;
-  if (!writes.empty()) {
-    CrashPoint("before_commit");
-    statuses = store_.Commit(writes, sync);
-    CrashPoint("after_commit");
-    ++commits_;
-    synced_ += sync;
-    writes_ += static_cast<int64_t>(writes.size());
-  }
+  const std::vector<absl::Status> statuses = Commit(writes, sync);
+  std::vector<Telling> tellings;
+  tellings.reserve(appends.size() + items.size());
   size_t at = 0;
-  for (Item& item : group) {
-    switch (item.kind) {
-      case Item::Kind::kWrite: {
-        const absl::Status& status = statuses[at++];
-        errors_ += !status.ok();
-        if (item.done) item.done(status);
-        break;
-      }
-      case Item::Kind::kBarrier:
-        item.done(absl::OkStatus());
-        break;
-      case Item::Kind::kSnapshot: {
-        absl::MutexLock lock(&snapshot_mu_);
-        auto [it, fresh] = waiting_.try_emplace(item.key.uid);
-        if (!fresh) {
-          snapshot_bytes_ -= Bytes(it->second.snapshot);
-          ++dropped_;
-        }
-        it->second = {std::move(item.key), std::move(item.snapshot)};
-        break;
-      }
+  for (std::shared_ptr<TurnLog>& log : appends) {
+    const int64_t end = *writes[at].position + static_cast<int64_t>(writes[at].ids.size());
+    const absl::Status& status = statuses[at++];
+    const bool tell = !status.ok() ? log->Fail(status) : log->sync() && log->Durable(end);
+    if (tell) tellings.push_back({std::move(log), nullptr, absl::OkStatus()});
+  }
+  for (Item& item : items) {
+    if (item.kind == Item::Kind::kSnapshot) {
+      TakeSnapshot(item);
+      continue;
+    }
+    const absl::Status& status = item.kind == Item::Kind::kWrite ? statuses[at++] : absl::OkStatus();
+    if (item.done) tellings.push_back({nullptr, std::move(item.done), status});
+  }
+  if (tellings.empty()) return;
+  absl::MutexLock lock(&tell_mu_);
+  std::move(tellings.begin(), tellings.end(), std::back_inserter(tellings_));
+}
+
+std::vector<absl::Status> SessionWriter::Commit(const std::vector<SessionWrite>& writes, bool sync) {
+  if (writes.empty()) return {};
+  CrashPoint("before_commit");
+  std::vector<absl::Status> statuses = store_.Commit(writes, sync);
+  CrashPoint("after_commit");
+  ++commits_;
+  synced_ += sync;
+  writes_ += static_cast<int64_t>(writes.size());
+  for (const absl::Status& status : statuses) errors_ += !status.ok();
+  return statuses;
+}
+
+void SessionWriter::TakeSnapshot(Item& item) {
+  absl::MutexLock lock(&snapshot_mu_);
+  auto [it, fresh] = waiting_.try_emplace(item.key.uid);
+  if (!fresh) {
+    snapshot_bytes_ -= Bytes(it->second.snapshot);
+    ++dropped_;
+  }
+  it->second = {std::move(item.key), std::move(item.snapshot)};
+}
+
+void SessionWriter::TellLoop() {
+  std::vector<Telling> tellings;
+  for (;;) {
+    tellings.clear();
+    {
+      absl::MutexLock lock(&tell_mu_);
+      tell_mu_.Await(absl::Condition(this, &SessionWriter::HasTellings));
+      if (tellings_.empty()) return;  // stopped
+      tellings.swap(tellings_);
+    }
+    for (Telling& telling : tellings) {
+      if (telling.log) telling.log->Tell();
+      if (telling.done) telling.done(telling.status);
     }
   }
 }

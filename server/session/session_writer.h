@@ -1,8 +1,9 @@
-// Two threads between sessions and the store. The first commits writes in the order they came: all that arrived during
-// one sync form the next group. The second writes snapshots, each after the log it rests on, without holding up
-// anyone's sync.
+// Three threads between sessions and the store. The first commits writes in the order they came: all that arrived
+// during one sync form the next group, in which a turn's ids are one write, however often it added some. The second
+// tells those concerned, while the first commits the next group. The third writes snapshots, each after the log it
+// rests on, without holding up anyone's sync.
 //
-// Thread-safe. Enqueue never blocks on I/O.
+// Thread-safe. What adds or enqueues never blocks on I/O.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "server/session/lease_keeper.h"
 #include "server/session/session_record.h"
 #include "server/session/state_cache.h"
+#include "server/session/turn_log.h"
 #include "server/store/session_store.h"
 
 namespace smt {
@@ -37,8 +40,15 @@ class SessionWriter {
   }
   ~SessionWriter();  // after everything queued was written
 
-  // `done` runs on the writer thread when the write is committed (and on disk, with `sync`) or has failed.
+  // `done` runs on the telling thread when the write is committed (and on disk, with `sync`) or has failed.
   void Enqueue(SessionWrite write, bool sync, Done done);
+  // Adds ids to the turn's log. Those of a log that syncs are written at once, others when there are many.
+  void Append(const std::shared_ptr<TurnLog>& log, std::span<const int32_t> ids);
+  void WriteAll(const std::shared_ptr<TurnLog>& log);  // those that others wait for, too
+  // Between these what is appended waits, unless something else is to be committed: the ids of one step of the engine
+  // become one group. They nest.
+  void HoldAppends();
+  void ReleaseAppends();
   // Kept as one of the session's newest snapshots if the log reaches it and its branch is the present one. The newest
   // waiting one of a session replaces others.
   void EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot);
@@ -65,12 +75,26 @@ class SessionWriter {
     SessionKey key;
     SnapshotRecord snapshot;
   };
+  using Logs = std::vector<std::shared_ptr<TurnLog>>;
+  // One who is told: a turn's watcher, or `done`.
+  struct Telling {
+    std::shared_ptr<TurnLog> log;
+    Done done;
+    absl::Status status;
+  };
 
+  void Queue(const std::shared_ptr<TurnLog>& log) ABSL_EXCLUSIVE_LOCKS_REQUIRED(log->mu_);
   void WriteLoop();
-  void CommitGroup(std::deque<Item> group);
+  void CommitGroup(Logs appends, std::deque<Item> items);
+  std::vector<absl::Status> Commit(const std::vector<SessionWrite>& writes, bool sync);
+  void TakeSnapshot(Item& item);
+  void TellLoop();
   void SnapshotLoop();
   void WriteSnapshot(const SessionKey& key, const SnapshotRecord& snapshot);
-  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stop_ || !queue_.empty(); }
+  bool HasWork() const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return stop_ || !queue_.empty() || (holds_ == 0 && !appends_.empty());
+  }
+  bool HasTellings() const ABSL_SHARED_LOCKS_REQUIRED(tell_mu_) { return stop_telling_ || !tellings_.empty(); }
   bool HasSnapshots() const ABSL_SHARED_LOCKS_REQUIRED(snapshot_mu_) { return stop_snapshots_ || !waiting_.empty(); }
   bool SnapshotsIdle() const ABSL_SHARED_LOCKS_REQUIRED(snapshot_mu_) { return waiting_.empty() && !writing_; }
 
@@ -82,7 +106,13 @@ class SessionWriter {
 
   absl::Mutex mu_;
   bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  int holds_ ABSL_GUARDED_BY(mu_) = 0;
+  Logs appends_ ABSL_GUARDED_BY(mu_);  // before all that is in queue_: a turn's end, or a snapshot, comes after its ids
   std::deque<Item> queue_ ABSL_GUARDED_BY(mu_);
+
+  absl::Mutex tell_mu_;
+  bool stop_telling_ ABSL_GUARDED_BY(tell_mu_) = false;
+  std::vector<Telling> tellings_ ABSL_GUARDED_BY(tell_mu_);
 
   struct Waiting {
     SessionKey key;
@@ -96,7 +126,7 @@ class SessionWriter {
   std::atomic<int64_t> snapshot_bytes_{0};  // queued or waiting
   std::atomic<int64_t> commits_{0}, synced_{0}, writes_{0}, snapshots_{0}, dropped_{0}, errors_{0};
 
-  std::thread write_thread_, snapshot_thread_;
+  std::thread write_thread_, tell_thread_, snapshot_thread_;
 };
 
 }  // namespace smt

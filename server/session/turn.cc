@@ -1,5 +1,5 @@
-// One writer's hold on a session: buffers generated ids, hands them to the writer, and ends with one atomic group of
-// outcome, header and what is left of the log.
+// One writer's hold on a session: adds generated ids to its log, and ends with one atomic write of outcome, header and
+// what is left of the log.
 #include <utility>
 
 #include "model/base/strings.h"
@@ -8,17 +8,15 @@
 namespace smt {
 namespace {
 
-constexpr size_t kFlushIds = 64;
-
 class TurnImpl final : public Turn {
  public:
   TurnImpl(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-           std::vector<int32_t> recent, std::shared_ptr<TurnProgress> progress, Durability durability)
+           std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability)
       : c_(context),
         entry_(std::move(entry)),
         session_(std::move(session)),
         recent_(std::move(recent)),
-        progress_(std::move(progress)),
+        log_(std::move(log)),
         durability_(durability) {
     absl::MutexLock lock(&entry_->mu);
     key_ = entry_->key;
@@ -37,24 +35,18 @@ class TurnImpl final : public Turn {
     c_.NoteOrigin(session_.key, *state);
     return state;
   }
-  int64_t durable_position() const override { return progress_->durable(); }
-  void Watch(std::function<void()> changed) override { progress_->Watch(std::move(changed)); }
-  absl::Status status() const override { return progress_->status(); }
-  bool asked_to_end() const override { return progress_->asked_to_end(); }
+  int64_t durable_position() const override { return log_->durable(); }
+  void Watch(std::function<void()> changed) override { log_->Watch(std::move(changed)); }
+  absl::Status status() const override { return log_->status(); }
+  bool asked_to_end() const override { return log_->asked_to_end(); }
 
   void Append(std::span<const int32_t> ids) override {
-    if (finished_ || ids.empty()) return;
-    absl::MutexLock lock(&entry_->mu);
-    entry_->pending.insert(entry_->pending.end(), ids.begin(), ids.end());
-    if (durability_ == Durability::kToken || entry_->pending.size() >= kFlushIds) c_.WritePending(entry_);
+    if (!finished_ && !ids.empty()) c_.writer->Append(log_, ids);
   }
 
   void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) override {
     if (finished_ || state == nullptr) return;
-    {
-      absl::MutexLock lock(&entry_->mu);
-      c_.WritePending(entry_);
-    }
+    c_.writer->WriteAll(log_);
     c_.writer->EnqueueSnapshot(key_, {session_.branch, position, c_.options.model_fingerprint,
                                       c_.NumericsOf(session_.key), 0, std::move(state)});
   }
@@ -65,14 +57,8 @@ class TurnImpl final : public Turn {
     const bool sync = durability_ != Durability::kNone;
     absl::MutexLock lock(&entry_->mu);
     SessionHeader header = entry_->header;
-    SessionWrite write;
-    write.key = key_;
-    write.lease = entry_->lease;
-    write.branch = header.branch;
-    write.log_begin = header.before.end();
-    write.position = entry_->log_end;  // an append that failed makes this fail too
-    write.ids = std::exchange(entry_->pending, {});
-    const int64_t end = entry_->log_end += static_cast<int64_t>(write.ids.size());
+    SessionWrite write = log_->TakeRest();  // an append that failed makes this fail too
+    const int64_t end = entry_->idle_end = log_->end();
     header.position = end;
     header.turn_open = false;
     header.open_request_id.clear();
@@ -90,21 +76,22 @@ class TurnImpl final : public Turn {
       record.end_time = header.update_time;
       write.requests.emplace_back(record.request_id, EncodeRequest(record));
     }
-    c_.writer->Enqueue(std::move(write), sync,
-                       [entry = entry_, progress = progress_, leases = c_.leases.get(), end, sync,
-                        done = std::move(done)](absl::Status status) {
-                         if (status.ok() && sync) progress->Durable(end);
-                         if (!status.ok()) {
-                           progress->Fail(status);
-                           status = progress->status();  // the first failure says why
-                         }
-                         {
-                           absl::MutexLock release(&entry->mu);
-                           if (!status.ok()) entry->stale = true;
-                           entry->Release(leases);
-                         }
-                         if (done) done(status, progress->durable());
-                       });
+    c_.writer->Enqueue(
+        std::move(write), sync,
+        [entry = entry_, log = log_, leases = c_.leases.get(), end, sync, done = std::move(done)](absl::Status status) {
+          if (status.ok() && sync) log->Durable(end);
+          if (!status.ok()) {
+            log->Fail(status);
+            status = log->status();  // the first failure says why
+          }
+          if (sync || !status.ok()) log->Tell();  // what was sent is complete before `done`
+          {
+            absl::MutexLock release(&entry->mu);
+            if (!log->status().ok()) entry->stale = true;
+            entry->Release(leases);
+          }
+          if (done) done(status, log->durable());
+        });
   }
 
  private:
@@ -112,7 +99,7 @@ class TurnImpl final : public Turn {
   const std::shared_ptr<SessionEntry> entry_;
   const SessionInfo session_;
   const std::vector<int32_t> recent_;
-  const std::shared_ptr<TurnProgress> progress_;
+  const std::shared_ptr<TurnLog> log_;
   const Durability durability_;
   SessionKey key_;
   SessionHeader began_;  // as it was when the turn began
@@ -121,33 +108,10 @@ class TurnImpl final : public Turn {
 
 }  // namespace
 
-void SessionContext::WritePending(const std::shared_ptr<SessionEntry>& entry) {
-  if (entry->pending.empty() || !entry->in_turn) return;
-  SessionWrite write;
-  write.key = entry->key;
-  write.lease = entry->lease;
-  write.branch = entry->header.branch;
-  write.log_begin = entry->header.before.end();
-  write.position = entry->log_end;
-  write.ids = std::exchange(entry->pending, {});
-  const int64_t end = entry->log_end += static_cast<int64_t>(write.ids.size());
-  const bool sync = entry->request.durability == Durability::kToken;
-  writer->Enqueue(std::move(write), sync, [entry, progress = entry->progress, end, sync](const absl::Status& status) {
-    if (status.ok()) {
-      if (sync) progress->Durable(end);
-      return;
-    }
-    progress->Fail(status);
-    absl::MutexLock lock(&entry->mu);
-    entry->stale = true;
-  });
-}
-
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-                               std::vector<int32_t> recent, std::shared_ptr<TurnProgress> progress,
-                               Durability durability) {
-  return std::make_unique<TurnImpl>(context, std::move(entry), std::move(session), std::move(recent),
-                                    std::move(progress), durability);
+                               std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability) {
+  return std::make_unique<TurnImpl>(context, std::move(entry), std::move(session), std::move(recent), std::move(log),
+                                    durability);
 }
 
 }  // namespace smt

@@ -164,6 +164,8 @@ rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   db.max_total_wal_size = uint64_t{256} << 20;
   db.bytes_per_sync = 1 << 20;
+  // Snapshots pass through the write-ahead log, and the next sync of ids would have to wait for all of their bytes.
+  db.wal_bytes_per_sync = 1 << 20;
   db.max_background_jobs = 2;
   db.max_open_files = 512;
   db.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;  // its log is bounded: 4 files of 4 MiB

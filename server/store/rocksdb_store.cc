@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "model/base/status_macros.h"
@@ -26,6 +27,9 @@ namespace {
 using namespace store_internal;  // NOLINT: the other half of this class
 
 constexpr size_t kMaxSegmentIds = 4096;  // a reader decodes whole segments
+// A segment shorter than this is written again, longer, by the append after it: ids that come one by one would
+// otherwise be a record each, and most of the work would be RocksDB's, writing and merging tables of them.
+constexpr size_t kOpenSegmentIds = 32;
 constexpr size_t kMostRemembered = 1 << 17;
 constexpr int64_t kReopenBytes = int64_t{8} << 20;
 constexpr size_t kMaxSingleDeletes = 1024;  // beyond it a range tombstone is cheaper
@@ -188,18 +192,24 @@ class RocksDbStore final : public SessionStore {
   }
 
  private:
+  // Where a log ends, and its last segment while that may grow.
+  struct Tail {
+    int64_t end = 0;
+    std::vector<int32_t> open;  // its ids; empty: it does not
+  };
+  using LogName = std::pair<uint64_t, int64_t>;  // uid, branch
   // What a group's earlier writes have changed, for the checks of its later ones.
   struct Group {
     rocksdb::WriteBatch batch;
     std::map<std::string, std::optional<uint64_t>> uids;
-    std::map<std::pair<uint64_t, int64_t>, int64_t> ends;  // of logs, by uid and branch
+    absl::flat_hash_map<LogName, Tail> tails;
   };
 
   // What was written, for the checks of later groups: with many streams, reading it back would be most of their work.
-  void Remember(const Group& group, bool written) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (!written || uids_.size() + ends_.size() > kMostRemembered) {
+  void Remember(Group& group, bool written) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!written || uids_.size() + tails_.size() > kMostRemembered) {
       uids_.clear();
-      ends_.clear();
+      tails_.clear();
     }
     if (!written) return;
     for (const auto& [id, uid] : group.uids) {
@@ -209,7 +219,7 @@ class RocksDbStore final : public SessionStore {
         uids_.erase(id);
       }
     }
-    for (const auto& [log, end] : group.ends) ends_[log] = end;
+    for (auto& [log, tail] : group.tails) tails_[log] = std::move(tail);
   }
 
   static absl::Status Gone(const SessionKey& key) {
@@ -257,28 +267,48 @@ class RocksDbStore final : public SessionStore {
 
   absl::Status StageAppend(const SessionWrite& w, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
       ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    const std::pair<uint64_t, int64_t> log{w.key.uid, w.branch};
-    std::optional<int64_t> stored;
-    if (const auto staged = g->ends.find(log); staged != g->ends.end()) {
+    const LogName log{w.key.uid, w.branch};
+    std::optional<Tail> stored;
+    if (const auto staged = g->tails.find(log); staged != g->tails.end()) {
       stored = staged->second;
-    } else if (const auto known = ends_.find(log); known != ends_.end()) {
+    } else if (const auto known = tails_.find(log); known != tails_.end()) {
       stored = known->second;
     } else {
-      ASSIGN_OR_RETURN(stored, RocksDbReader(o_).LogEnd(w.key, w.branch));
+      ASSIGN_OR_RETURN(const std::optional<int64_t> end, RocksDbReader(o_).LogEnd(w.key, w.branch));
+      if (end) stored = Tail{*end, {}};
     }
-    const int64_t end = stored.value_or(w.log_begin);
+    const int64_t end = stored ? stored->end : w.log_begin;
     if (end != *w.position) {
       return absl::AbortedError(
           StrCat("session '", w.key.id, "': the log ends at position ", end, ", the writer expects ", *w.position));
     }
-    for (size_t at = 0; at < w.ids.size(); at += kMaxSegmentIds) {
-      const size_t n = std::min(kMaxSegmentIds, w.ids.size() - at);
-      const std::string k = NumberedKey(w.key.uid, w.branch, *w.position + static_cast<int64_t>(at));
-      const std::string_view ids(reinterpret_cast<const char*>(w.ids.data() + at), n * 4);
-      g->batch.Put(o_.cf.log, k, SealRecord(RecordType::kLog, kRecordVersion, k, ids));
+    if (!stored && w.ids.empty()) return absl::OkStatus();
+    Tail tail = stored ? *std::move(stored) : Tail();
+    if (w.ids.empty()) {
+      g->tails[log] = std::move(tail);
+      return absl::OkStatus();
     }
-    if (stored || !w.ids.empty()) g->ends[log] = end + static_cast<int64_t>(w.ids.size());
+    if (tail.open.size() + w.ids.size() > kOpenSegmentIds) tail.open.clear();
+    tail.end = end + static_cast<int64_t>(w.ids.size());
+    if (w.ids.size() < kOpenSegmentIds) {
+      tail.open.insert(tail.open.end(), w.ids.begin(), w.ids.end());
+      PutSegment(log, tail.end - static_cast<int64_t>(tail.open.size()), tail.open, g);
+    } else {
+      for (size_t at = 0; at < w.ids.size(); at += kMaxSegmentIds) {
+        const size_t n = std::min(kMaxSegmentIds, w.ids.size() - at);
+        PutSegment(log, end + static_cast<int64_t>(at), std::span(w.ids).subspan(at, n), g);
+      }
+    }
+    if (tail.open.size() == kOpenSegmentIds) tail.open.clear();
+    g->tails[log] = std::move(tail);
     return absl::OkStatus();
+  }
+
+  void PutSegment(const LogName& log, int64_t start, std::span<const int32_t> ids, Group* g)
+      ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
+    const std::string k = NumberedKey(log.first, log.second, start);
+    const std::string_view bytes(reinterpret_cast<const char*>(ids.data()), ids.size_bytes());
+    g->batch.Put(o_.cf.log, k, SealRecord(RecordType::kLog, kRecordVersion, k, bytes));
   }
 
   absl::Status StageRemove(const SessionKey& key, Group* g) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_)
@@ -347,7 +377,7 @@ class RocksDbStore final : public SessionStore {
     o_ = *std::move(opened);
     out_of_space_ = false;
     uids_.clear();
-    ends_.clear();
+    tails_.clear();
     return absl::OkStatus();
   }
 
@@ -388,7 +418,7 @@ class RocksDbStore final : public SessionStore {
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
   // Of sessions written lately. Nobody else writes the database.
   std::unordered_map<std::string, uint64_t> uids_ ABSL_GUARDED_BY(mu_);
-  std::map<std::pair<uint64_t, int64_t>, int64_t> ends_ ABSL_GUARDED_BY(mu_);  // by uid and branch
+  absl::flat_hash_map<LogName, Tail> tails_ ABSL_GUARDED_BY(mu_);
   mutable absl::Mutex failed_mu_;
   absl::Status failed_ ABSL_GUARDED_BY(failed_mu_);  // once not OK, for good
 };

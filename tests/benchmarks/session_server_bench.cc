@@ -80,8 +80,13 @@ json Spread(std::vector<double> seconds) {
 
 absl::StatusOr<json> DurabilityFigures(const SessionBenchOptions& options) {
   const int streams = options.quick ? 4 : options.streams;
-  ServerProcess server(ServerOptionsOf(
-      options, {absl::StrCat("--max_slots=", streams), absl::StrCat("--ingest_tokens_per_step=", 1 << 20)}));
+  ServerProcess::Options server_options = ServerOptionsOf(
+      options, {absl::StrCat("--max_slots=", 3 * streams), absl::StrCat("--ingest_tokens_per_step=", 1 << 20)});
+  if (options.step_us >= 0) {
+    server_options.program = "smt_paced_server";
+    server_options.flags.push_back(absl::StrCat("--step_time=", options.step_us, "us"));
+  }
+  ServerProcess server(server_options);
   RETURN_IF_ERROR(server.Start());
   ASSIGN_OR_RETURN(const int vocabulary, Vocabulary(*server.NewClient()));
   LoopbackClient client(server.address(), (streams + 15) / 16);

@@ -18,12 +18,14 @@ struct SessionBenchOptions {
   std::string store_url;                     // of a Redis instead, for `fork`
   int streams = 64;                          // at once, for `durability`
   int tokens = 128;                          // of a turn
+  int step_us = -1;                          // >= 0: no model, but steps of so many microseconds, for `durability`
   int rounds = 5;                            // the median counts
   std::vector<int> lengths = {1000, 30000};  // ids of the sessions that are forked and restored
   bool quick = false;                        // whether it works, not what it gives
 };
 
-// Tokens/s of whole turns, from the calls to `finished`, with TURN and TOKEN over NONE, in turn within one run.
+// Tokens/s of whole turns, from the calls to `finished`, with TURN and TOKEN over NONE, in turn within one run. Each
+// kind has slots of its own, so that no state is moved.
 absl::StatusOr<nlohmann::json> DurabilityFigures(const SessionBenchOptions& options);
 // Milliseconds until a parked session's state is in its slot again, from the host's memory and from RocksDB, for
 // sessions of each length.

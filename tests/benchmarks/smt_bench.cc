@@ -47,6 +47,11 @@ CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) 
   command->add_option("--store_url", sessions.store_url, "A Redis instead, for fork");
   command->add_option("--streams", sessions.streams, "At once")->check(CLI::Range(1, 1 << 16))->capture_default_str();
   command->add_option("--tokens", sessions.tokens, "Of a turn")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command
+      ->add_option("--step_us", sessions.step_us,
+                   "For durability: no model, but steps of so many microseconds; -1: the model's")
+      ->check(CLI::Range(-1, 1 << 20))
+      ->capture_default_str();
   command->add_option("--lengths", sessions.lengths, "Ids of the sessions that are restored and forked")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 27))

@@ -2,6 +2,7 @@
 #include "server/engine/delivery.h"
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -56,6 +57,27 @@ TEST(DeliveryTest, WhatPilesUpWhileASinkIsCalledGoesToEachSinkInOneCall) {
   delivery.Stop();
   EXPECT_THAT(slow->calls, ElementsAre(ElementsAre(1), ElementsAre(2, 3, 4), ElementsAre(-1)));
   EXPECT_THAT(other->calls, ElementsAre(ElementsAre(20, 30, 40, 50)));
+}
+
+TEST(DeliveryTest, TheSinksOfABatchAreCalledBetweenTheHooks) {
+  std::vector<std::string> calls;
+  struct Sink : GenerationSink {
+    explicit Sink(std::vector<std::string>* calls) : calls(calls) {}
+    void OnTokens(std::span<const TokenOutput> tokens) override { calls->push_back("tokens"); }
+    void OnFinished(const FinishInfo&) override { calls->push_back("finished"); }
+    std::vector<std::string>* calls;
+  };
+  Engine::Options options;
+  options.before_sinks = [&] { calls.push_back("before"); };
+  options.after_sinks = [&] { calls.push_back("after"); };
+  auto one = std::make_shared<Sink>(&calls), other = std::make_shared<Sink>(&calls);
+  Delivery delivery(options, nullptr);
+  AddToken(delivery, one.get(), 1);
+  AddToken(delivery, other.get(), 2);
+  delivery.AddRare(Event::Kind::kFinished, one.get()).sink = one;
+  delivery.Flush();
+  delivery.Stop();
+  EXPECT_THAT(calls, ElementsAre("before", "tokens", "finished", "tokens", "after"));
 }
 
 }  // namespace

@@ -627,6 +627,16 @@ TEST_F(GenerationTest, AFailedSyncIsToldInsteadOfFinished) {
   EXPECT_THAT(out.finished.reason(), v1::FINISH_REASON_UNSPECIFIED);
 }
 
+TEST_F(GenerationTest, ATurnThatMakesItsSessionSyncsOnceBeforeItStartsAndOnceAtItsEnd) {
+  v1::GenerationSpec spec = Spec("hello", 3);
+  spec.set_session("sessions/s");
+  spec.set_create_session(true);
+  generation();
+  const int64_t syncs = store_->syncs();
+  ASSERT_TRUE(Stream(spec).status.ok());
+  EXPECT_EQ(store_->syncs() - syncs, 2);
+}
+
 TEST_F(GenerationTest, WithTokenDurabilityNothingIsSentThatIsNotOnDisk) {
   CreateSession("s");
   model_->step_us = 200;

@@ -88,6 +88,8 @@ void ServiceTest::StartServer() {
                                       std::shared_ptr<const StateBuffer> state) {
     session_manager_->SaveEvicted(key, position, std::move(state));
   };
+  engine_options_.before_sinks = [this] { session_manager_->HoldAppends(); };
+  engine_options_.after_sinks = [this] { session_manager_->ReleaseAppends(); };
   engine_metrics_ = NewEngineMetrics(&metrics_);
   engine_ =
       std::make_unique<Engine>(engine_options_, std::make_unique<FakeExecutor>(model_, slots_), engine_metrics_.get());

@@ -345,6 +345,122 @@ TEST_F(SessionTurnTest, DurabilityDecidesWhatIsSynced) {
   }
 }
 
+class TokenTurns : public SessionTest {
+ protected:
+  // So many turns with kToken, on a store in memory.
+  void BeginTurns(int count) {
+    OpenMemory();
+    for (int i = 0; i < count; ++i) {
+      Create("s" + std::to_string(i));
+      turns_.push_back(Begin(Spec("s" + std::to_string(i), {1}, "", Durability::kToken)));
+    }
+    commits_ = memory_->group_sizes().size();
+    syncs_ = memory_->syncs();
+  }
+  void AppendToEach(int32_t id) {
+    for (const auto& turn : turns_) turn->Append(std::vector<int32_t>{id});
+  }
+  void AwaitDurable(int64_t position) {
+    for (const auto& turn : turns_) {
+      while (turn->durable_position() < position) absl::SleepFor(absl::Microseconds(100));
+    }
+  }
+  // Writes of each commit since the turns began.
+  std::vector<size_t> Groups() const {
+    const auto sizes = memory_->group_sizes();
+    return {sizes.begin() + static_cast<int64_t>(commits_), sizes.end()};
+  }
+
+  std::vector<std::unique_ptr<Turn>> turns_;
+  size_t commits_ = 0;
+  int64_t syncs_ = 0;
+};
+
+TEST_F(TokenTurns, TheIdsOfOneStepAreOneCommit) {
+  BeginTurns(17);
+  manager_->HoldAppends();
+  AppendToEach(2);
+  AppendToEach(3);
+  absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_THAT(Groups(), IsEmpty());
+  manager_->ReleaseAppends();
+  AwaitDurable(3);
+  EXPECT_THAT(Groups(), ElementsAre(17u));
+  EXPECT_EQ(memory_->syncs() - syncs_, 1);
+  EXPECT_THAT(*manager_->ReadLog("s16", 1, 3), ElementsAre(1, 2, 3));
+}
+
+TEST_F(TokenTurns, HeldIdsGoWithWhateverElseIsCommitted) {
+  BeginTurns(2);
+  manager_->HoldAppends();
+  AppendToEach(2);
+  Create("other");
+  AwaitDurable(2);
+  EXPECT_THAT(Groups(), ElementsAre(3u));
+  AppendToEach(3);
+  ASSERT_OK(FinishAndWait(*turns_[0]).status);
+  EXPECT_EQ(turns_[0]->durable_position(), 3);
+  EXPECT_EQ(manager_->ReadLog("s1", 3, 3)->at(0), 3);
+  manager_->ReleaseAppends();
+}
+
+TEST_F(TokenTurns, WhatATurnAppendsDuringASyncIsOneWrite) {
+  BeginTurns(1);
+  memory_->Hold(true);
+  AppendToEach(2);
+  memory_->WaitUntilCommitWaits();
+  for (int32_t id = 3; id < 100; ++id) AppendToEach(id);
+  memory_->Hold(false);
+  AwaitDurable(99);
+  EXPECT_THAT(Groups(), ElementsAre(1u, 1u));
+  EXPECT_EQ(*manager_->ReadLog("s0", 1, 99), Ids(99, 1));
+}
+
+TEST_F(TokenTurns, AFailedSyncFailsEachTurnOfItsGroupAndTellsIt) {
+  BeginTurns(5);
+  std::vector<absl::Notification> told(turns_.size());
+  for (size_t i = 0; i < turns_.size(); ++i) {
+    turns_[i]->Watch([&, i] { told[i].Notify(); });
+  }
+  memory_->FailCommits(1, absl::UnavailableError("the sync failed"));
+  manager_->HoldAppends();
+  AppendToEach(2);
+  manager_->ReleaseAppends();
+  for (size_t i = 0; i < turns_.size(); ++i) {
+    told[i].WaitForNotification();
+    EXPECT_THAT(turns_[i]->status(), StatusIs(StatusCode::kUnavailable, HasSubstr("the sync failed")));
+    EXPECT_EQ(turns_[i]->durable_position(), 1);
+    turns_[i]->Watch(nullptr);
+    EXPECT_THAT(FinishAndWait(*turns_[i]).status, StatusIs(StatusCode::kUnavailable, HasSubstr("the sync failed")));
+    EXPECT_EQ(manager_->Get("s" + std::to_string(i))->position, 1);
+  }
+}
+
+TEST_F(TokenTurns, AWatcherThatTakesItsTimeHoldsUpNoCommitAndIsToldTheRestAtOnce) {
+  BeginTurns(2);
+  absl::Notification entered, go_on;
+  std::atomic<int> calls{0};
+  std::atomic<int64_t> seen{0};
+  turns_[0]->Watch([&] {
+    if (calls++ == 0) {
+      entered.Notify();
+      go_on.WaitForNotification();
+    }
+    seen = turns_[0]->durable_position();
+  });
+  turns_[0]->Append(std::vector<int32_t>{2});
+  entered.WaitForNotification();
+  for (int32_t id = 3; id < 20; ++id) {
+    turns_[0]->Append(std::vector<int32_t>{id});
+    while (turns_[0]->durable_position() < id) absl::SleepFor(absl::Microseconds(100));
+  }
+  go_on.Notify();
+  ASSERT_OK(manager_->Flush());
+  EXPECT_EQ(seen, 19);
+  EXPECT_EQ(calls, 2);
+  turns_[0]->Watch(nullptr);
+}
+
 TEST_F(SessionTurnTest, LogWritesAreBatchedBySixtyFourIds) {
   OpenMemory();
   Create("a");
@@ -540,8 +656,9 @@ TEST_F(SessionTurnTest, ATurnThatRanWhenTheServerDiedIsFoundInterrupted) {
     if (!manager_->Create("a", absl::InfiniteDuration(), {}).ok()) ::_exit(1);
     auto turn = Begin(Spec("a", {1, 2}, "r"));
     turn->Append(Ids(64));
+    const bool read = manager_->ReadLog("a", 3, 66).ok();
     turn->Append(Ids(3));  // in memory only
-    ::_exit(manager_->ReadLog("a", 3, 66).ok() ? 42 : 1);
+    ::_exit(read ? 42 : 1);
   }
   int status = 0;
   ::waitpid(child, &status, 0);

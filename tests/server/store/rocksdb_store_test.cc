@@ -95,6 +95,53 @@ TEST(RocksDbStoreTest, WhatWasSyncedSurvivesAKilledProcess) {
   for (int32_t i = 0; i < end; ++i) EXPECT_EQ(ids[static_cast<size_t>(i)], i);
 }
 
+TEST(RocksDbStoreTest, IdsThatComeOneByOneShareRecords) {
+  TempDir dir;
+  std::vector<int32_t> all;
+  for (const int count : {100, 5, 40}) {  // the store is opened anew for each
+    auto store = *Open(dir.path());
+    if (all.empty()) {
+      ASSERT_OK(Create(*store, "a", 1));
+    }
+    for (int i = 0; i < count; ++i) {
+      ASSERT_OK(Append(*store, "a", 1, static_cast<int64_t>(all.size()), {i}));
+      all.push_back(i);
+      ASSERT_EQ(*store->LogEnd({"a", 1}, 0), static_cast<int64_t>(all.size()));
+      ASSERT_EQ(*store->ReadLog({"a", 1}, 0, 1, static_cast<int64_t>(all.size())), all);
+    }
+  }
+  EXPECT_EQ(CountRecords(dir.path(), "log"), 4 + 1 + 2);
+  auto store = *Open(dir.path());
+  for (const int more : {31, 1, 1, 31, 32, 33, 5000, 1}) {  // with what comes before: up to 32, or a record of its own
+    const auto position = static_cast<int64_t>(all.size());
+    const std::vector<int32_t> ids(static_cast<size_t>(more), more);
+    ASSERT_OK(Append(*store, "a", 1, position, ids));
+    all.insert(all.end(), ids.begin(), ids.end());
+    ASSERT_EQ(*store->ReadLog({"a", 1}, 0, 1, static_cast<int64_t>(all.size())), all) << more;
+  }
+  store.reset();
+  EXPECT_EQ(CountRecords(dir.path(), "log"), 7 + 1 + 1 + 1 + 1 + 2 + 1);
+}
+
+TEST(RocksDbStoreTest, AnAppendThatIsRefusedAddsNothingToTheLastRecord) {
+  TempDir dir;
+  auto store = *Open(dir.path());
+  ASSERT_OK(Create(*store, "a", 1, {5}));
+  std::vector<SessionWrite> group(3);
+  for (SessionWrite& w : group) w.key = {"a", 1};
+  group[0].position = 1;
+  group[0].ids = {6};
+  group[1].position = 1;  // the log ends at 2 by then
+  group[1].ids = {9};
+  group[2].position = 2;
+  group[2].ids = {7};
+  const auto statuses = store->Commit(group, true);
+  EXPECT_OK(statuses[0]);
+  EXPECT_THAT(statuses[1], StatusIs(StatusCode::kAborted, HasSubstr("ends at position 2")));
+  EXPECT_OK(statuses[2]);
+  EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(5, 6, 7));
+}
+
 TEST(RocksDbStoreTest, DamageIsToldWithTheSessionsNameAndOthersGoOn) {
   const auto all = [](std::string_view) { return true; };
   for (const int64_t at : {0, 5, 9, 17, -1}) {
