@@ -343,7 +343,15 @@ class RocksDbStore final : public SessionStore {
     absl::WriterMutexLock lock(&db_mu_);
     Close();
     auto opened = OpenDb(options_);
-    if (!opened.ok()) return NoSpace(std::string(opened.status().message()));
+    if (!opened.ok()) {
+      const std::string why(opened.status().message());
+      closed_ = absl::IsResourceExhausted(opened.status())
+                    ? NoSpace(why)
+                    : absl::UnavailableError(StrCat("the store in '", options_.dir, "' is closed, since opening it ",
+                                                    "again after it had found no space failed (", why,
+                                                    "); what was acknowledged is on disk, each call tries again"));
+      return closed_;
+    }
     o_ = *std::move(opened);
     out_of_space_ = false;
     uids_.clear();
@@ -376,7 +384,7 @@ class RocksDbStore final : public SessionStore {
 
   // Why nothing can be read or written.
   absl::Status Failed() const ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    if (o_.db == nullptr) return NoSpace("closed until there is room");
+    if (o_.db == nullptr) return closed_;
     absl::MutexLock lock(&failed_mu_);
     return failed_;
   }
@@ -385,6 +393,7 @@ class RocksDbStore final : public SessionStore {
   absl::Mutex mu_;     // orders mutations; before db_mu_
   absl::Mutex db_mu_;  // written only to open the database anew
   OpenedDb o_ ABSL_GUARDED_BY(db_mu_);
+  absl::Status closed_ ABSL_GUARDED_BY(db_mu_);  // why, while o_.db is null
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
   // Of sessions written lately. Nobody else writes the database.
   std::unordered_map<std::string, uint64_t> uids_ ABSL_GUARDED_BY(mu_);

@@ -296,6 +296,28 @@ TEST(RocksDbStoreTest, NoSpaceRefusesWritesAndGoesOnWhenThereIsRoom) {
   EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(1, 3));
 }
 
+TEST(RocksDbStoreTest, AStoreThatCannotBeOpenedAgainSaysWhetherItIsForWantOfSpace) {
+  TempDir dir;
+  Faults faults;
+  const auto env = NewFaultEnv(&faults);
+  auto store = *Open(dir.path(), env.get());
+  ASSERT_OK(Create(*store, "a", 1, {1}));
+  faults.fail_append = true;
+  EXPECT_THAT(Append(*store, "a", 1, 1, {2}), StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space left")));
+  faults.fail_open = true;
+  for (int i = 0; i < 2; ++i) {
+    const auto broken = StatusIs(StatusCode::kUnavailable, AllOf(HasSubstr(dir.path()), HasSubstr("injected")));
+    EXPECT_THAT(Append(*store, "a", 1, 1, {2}), broken);
+    EXPECT_THAT(store->ReadLog({"a", 1}, 0, 1, 1), broken);
+    EXPECT_THAT(store->Health(), broken);
+  }
+  faults.fail_open = false;
+  EXPECT_THAT(Append(*store, "a", 1, 1, {2}), StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space left")));
+  faults.fail_append = false;
+  ASSERT_OK(Append(*store, "a", 1, 1, {3}));
+  EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(1, 3));
+}
+
 TEST(RocksDbStoreTest, BelowTheReserveNothingIsWritten) {
   TempDir dir;
   auto store = *Open(dir.path(), nullptr, INT64_MAX);

@@ -49,6 +49,12 @@ class FaultFileSystem final : public rocksdb::FileSystemWrapper {
     *out = name.ends_with(".log") ? std::make_unique<FaultFile>(std::move(file), faults_) : std::move(file);
     return s;
   }
+  rocksdb::IOStatus NewSequentialFile(const std::string& name, const rocksdb::FileOptions& o,
+                                      std::unique_ptr<rocksdb::FSSequentialFile>* out,
+                                      rocksdb::IODebugContext* d) override {
+    if (faults_->fail_open) return rocksdb::IOStatus::IOError("injected", name);
+    return FileSystemWrapper::NewSequentialFile(name, o, out, d);
+  }
 
  private:
   Faults* const faults_;

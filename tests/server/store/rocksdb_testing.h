@@ -35,6 +35,7 @@ struct Faults {
   std::atomic<int64_t> log_syncs{0};     // of the write-ahead log
   std::atomic<bool> fail_sync{false};    // of the write-ahead log, with an I/O error
   std::atomic<bool> fail_append{false};  // to the write-ahead log, with "no space"
+  std::atomic<bool> fail_open{false};    // of files to read, with an I/O error
 };
 std::unique_ptr<rocksdb::Env> NewFaultEnv(Faults* faults);
 
