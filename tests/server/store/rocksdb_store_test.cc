@@ -7,9 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "absl/time/clock.h"
 #include "tests/server/store/rocksdb_testing.h"
 #include "tests/server/store/status_testing.h"
 
@@ -276,6 +279,39 @@ TEST(RocksDbStoreTest, AFailedSyncClosesTheStoreForGood) {
   }
   auto store = *Open(dir.path(), env.get());
   EXPECT_EQ(store->ReadLog({"a", 1}, 0, 1, 1)->at(0), 1);
+}
+
+// RocksDB syncs the log before the present one in the background, and would sync it again for a write that waits.
+TEST(RocksDbStoreTest, AFailedSyncInTheBackgroundClosesTheStoreToo) {
+  for (const bool writes : {false, true}) {
+    SCOPED_TRACE(writes);
+    TempDir dir;
+    Faults faults;
+    const auto env = NewFaultEnv(&faults);
+    std::atomic<int64_t> acknowledged{1};
+    {
+      auto store = *Open(dir.path(), env.get());
+      ASSERT_OK(Create(*store, "a", 1, {1}));
+      std::atomic<bool> stop{false};
+      std::thread writer([&] {
+        while (writes && !stop && Append(*store, "a", 1, acknowledged, {2}).ok()) ++acknowledged;
+      });
+      // A megabyte of snapshots begins a new log and has the one before it synced.
+      const absl::Time limit = absl::Now() + absl::Seconds(20);
+      for (int64_t i = 1; store->Health().ok() && absl::Now() < limit; ++i) {
+        if (i == 20) faults.fail_sync = true;
+        store->PutSnapshot({"a", 1}, {0, i}, std::string(300'000, 's'), {}).IgnoreError();
+      }
+      stop = true;
+      writer.join();
+      EXPECT_THAT(store->Health(), StatusIs(StatusCode::kUnavailable, HasSubstr("has failed and is closed")));
+      EXPECT_THAT(Append(*store, "a", 1, acknowledged, {3}), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
+      EXPECT_THAT(store->Find("a"), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
+    }
+    faults.fail_sync = false;
+    auto store = *Open(dir.path(), env.get());
+    EXPECT_OK(store->ReadLog({"a", 1}, 0, 1, acknowledged));
+  }
 }
 
 TEST(RocksDbStoreTest, NoSpaceRefusesWritesAndGoesOnWhenThereIsRoom) {
