@@ -73,6 +73,8 @@ struct TurnSpec {
   std::string semantic_hash, params;
   std::optional<int64_t> expected_position;
   std::optional<std::string> etag;
+  // Whether the prompt was made for an empty session; ABORTED where that is not so (any more). Unset: for any.
+  std::optional<bool> empty_session;
   std::vector<int32_t> prompt;  // appended whole, with the record, before BeginTurn returns
   uint64_t seed = 0;
   Durability durability = Durability::kTurn;

@@ -128,6 +128,11 @@ absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const T
                                                  ", the request expects ", *spec.expected_position)),
                        {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
   }
+  if (spec.empty_session && *spec.empty_session != (entry.header.position == 0)) {
+    return WithDetails(absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
+                                                 ", it was changed while the request was being prepared")),
+                       {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
+  }
   return absl::OkStatus();
 }
 
