@@ -394,12 +394,43 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
   return info;
 }
 
-absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::string> etag) {
+absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::string> etag,
+                                        const std::string& request_id) {
   RETURN_IF_ERROR(CheckSessionId(id));
-  return Remove(table_.Acquire(id), std::move(etag), false);
+  RETURN_IF_ERROR(CheckRequestId(request_id));
+  const Entry entry = table_.Acquire(id);
+  if (!request_id.empty()) {
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> removed, FindRemoval(entry->id, request_id));
+    if (removed) {
+      absl::MutexLock lock(&entry->mu);
+      const absl::Status loaded = Load(*entry);
+      if (absl::IsNotFound(loaded) || (loaded.ok() && entry->key.uid != *removed)) return absl::OkStatus();
+    }
+  }
+  return Remove(entry, std::move(etag), false, request_id);
 }
 
-absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired) {
+absl::StatusOr<std::optional<uint64_t>> SessionManagerImpl::FindRemoval(const std::string& id,
+                                                                        const std::string& request_id) {
+  const auto payload = c_.store->GetRemoval(id, request_id);
+  if (absl::IsNotFound(payload.status())) return std::optional<uint64_t>();
+  RETURN_IF_ERROR(payload.status());
+  ASSIGN_OR_RETURN(const RequestRecord record, DecodeRequest(*payload));
+  if (record.outcome.size() != 8) return absl::DataLossError(StrCat("session '", id, "': its removal is damaged"));
+  const bool forgotten = record.end_time + c_.options.request_ttl <= c_.Now();
+  return forgotten ? std::optional<uint64_t>() : ReadBigEndian(record.outcome);
+}
+
+SessionWrite::Removal SessionManagerImpl::RecordRemoval(const SessionKey& key, const std::string& request_id) const {
+  std::string uid;
+  AppendBigEndian(&uid, key.uid);
+  SessionWrite write;
+  RecordOperation(request_id, OperationHash("delete").Take(), std::move(uid), &write);
+  return {request_id, std::move(write.requests.front().second), c_.options.request_ttl};
+}
+
+absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired,
+                                        const std::string& request_id) {
   SessionKey key;
   std::string state_key;
   std::shared_ptr<Outcome> outcome;
@@ -422,6 +453,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
       RETURN_IF_ERROR(Load(*entry));
       if (entry->key != key) return SessionNotFound(entry->id);
       if (only_expired && !Expired(entry->header)) return absl::OkStatus();
+      RETURN_IF_ERROR(FindOperation(key, request_id, OperationHash("delete").Take()).status());
       RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(key.uid, entry->header)));
     }
     state_key = SessionStateKey(key, damaged ? 0 : entry->header.branch);
@@ -429,6 +461,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
     remove.kind = SessionWrite::Kind::kRemove;
     remove.key = key;
     remove.lease = entry->lease;
+    if (!request_id.empty()) remove.removal = RecordRemoval(key, request_id);
     outcome = Write(std::move(remove), !only_expired);
     hold.HandOn();
   }

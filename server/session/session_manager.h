@@ -286,8 +286,9 @@ class SessionManager {
   virtual absl::Status VisitStates(std::string_view id, const std::function<absl::Status(const KeptState&)>& visit) = 0;
 
   // ABORTED while a request writes it, or when `etag` differs. Removes the log, snapshots and requests, damaged or not,
-  // but for what forks of it read.
-  virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag) = 0;
+  // but for what forks of it read. The same request_id again is OK, and leaves alone a session made since under the id.
+  virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag,
+                              const std::string& request_id = "") = 0;
 
   // NOT_FOUND, ABORTED (busy, expected_position, etag), FAILED_PRECONDITION (another model's), DATA_LOSS,
   // UNAVAILABLE (store), RESOURCE_EXHAUSTED (no space). The record and the prompt are durable on return unless kNone.

@@ -85,7 +85,7 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<SessionInfo> Get(std::string_view id) override;
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
-  absl::Status Delete(std::string_view id, std::optional<std::string> etag) override;
+  absl::Status Delete(std::string_view id, std::optional<std::string> etag, const std::string& request_id) override;
   absl::StatusOr<SessionInfo> Fork(const ForkSpec& spec) override;
   absl::StatusOr<CheckpointInfo> CreateCheckpoint(const CheckpointSpec& spec) override;
   absl::StatusOr<CheckpointPage> ListCheckpoints(std::string_view id, int32_t page_size,
@@ -163,7 +163,11 @@ class SessionManagerImpl final : public SessionManager {
                                     std::span<const int64_t> also = {});
   // As BeginTurn leaves behind: the head as an automatic checkpoint, if the turn is not undone.
   static void RememberTurn(SessionHeader* header, const RequestRecord& request);
-  absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired);
+  absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired,
+                      const std::string& request_id = "");
+  // The uid of the session that a request with this id removed; nullopt: none did.
+  absl::StatusOr<std::optional<uint64_t>> FindRemoval(const std::string& id, const std::string& request_id);
+  SessionWrite::Removal RecordRemoval(const SessionKey& key, const std::string& request_id) const;
   absl::Status SweepSessions();
   absl::Status SweepRequests();
   void SweepLoop();

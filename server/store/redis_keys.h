@@ -39,6 +39,9 @@ class RedisKeys {
   std::string Writer(std::string_view instance) const { return StrCat(prefix_, "writer:", instance); }
   std::string Pending() const { return prefix_ + "pending"; }
   std::string Name(std::string_view id) const { return StrCat(prefix_, "name:", id); }
+  std::string Removal(std::string_view id, std::string_view request_id) const {
+    return StrCat(prefix_, "removed:", id, ":", request_id);
+  }
   std::string Index(uint64_t shard) const { return StrCat(prefix_, "index:", shard); }
   std::string IndexOf(std::string_view id) const { return Index(Xxh3(id) % kIndexShards); }
   std::string Handovers(std::string_view owner) const { return StrCat(prefix_, "handover:", owner); }

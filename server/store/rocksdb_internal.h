@@ -57,6 +57,8 @@ void PutSnapshotName(const OpenedDb& db, std::string_view snapshot_key, rocksdb:
 std::string SessionDbKey(const SessionKey& key);
 std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position);
 std::string RequestKey(uint64_t uid, std::string_view request_id);
+// As a request of uid 0, which no session has.
+std::string RemovalName(std::string_view id, std::string_view request_id);
 std::string UidPrefix(uint64_t uid);
 // The first key after all that begin with `prefix`; empty if there is none.
 std::string PrefixEnd(std::string prefix);

@@ -302,6 +302,10 @@ std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position) {
 
 std::string RequestKey(uint64_t uid, std::string_view request_id) { return UidPrefix(uid).append(request_id); }
 
+std::string RemovalName(std::string_view id, std::string_view request_id) {
+  return StrCat(id, std::string_view("\0", 1), request_id);
+}
+
 std::string PrefixEnd(std::string prefix) {
   while (!prefix.empty() && prefix.back() == '\xff') prefix.pop_back();
   if (!prefix.empty()) prefix.back() = static_cast<char>(static_cast<uint8_t>(prefix.back()) + 1);

@@ -120,6 +120,10 @@ class RocksDbStore final : public SessionStore {
     return reader.Request(key, request_id);
   }
 
+  absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) override {
+    return GetRequest({std::string(id), 0}, RemovalName(id, request_id));
+  }
+
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
     RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);
@@ -240,6 +244,10 @@ class RocksDbStore final : public SessionStore {
     }
     if (w.kind == SessionWrite::Kind::kRemove) {
       RETURN_IF_ERROR(StageRemove(w.key, g));
+      if (w.removal) {
+        const std::string k = RequestKey(0, RemovalName(w.key.id, w.removal->request_id));
+        g->batch.Put(o_.cf.requests, k, SealRecord(RecordType::kRequest, kRecordVersion, k, w.removal->record));
+      }
       found->second.reset();
       return absl::OkStatus();
     }
