@@ -53,6 +53,15 @@ absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience
   return status;
 }
 
+bool SessionManagerImpl::LeaseRanOut(const SessionEntry& entry) const {
+  return c_.leases != nullptr && !entry.lease.empty() && !c_.leases->Holds(entry.key, entry.lease);
+}
+
+absl::Status SessionManagerImpl::LoadToRead(SessionEntry& entry) {
+  RETURN_IF_ERROR(Load(entry));
+  return LeaseRanOut(entry) ? LeaseLost(entry.id) : absl::OkStatus();
+}
+
 absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
   if (entry.busy) return BusyError(entry.id);
   if (!entry.header.turn_open) return absl::OkStatus();

@@ -299,11 +299,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
   RETURN_IF_ERROR(CheckSessionId(id));
   const Entry entry = table_.Acquire(id);
   absl::MutexLock lock(&entry->mu);
-  RETURN_IF_ERROR(Load(*entry));
-  // A turn whose lease has run out does not know where the session stands.
-  if (entry->in_turn && c_.leases != nullptr && !c_.leases->Holds(entry->key, entry->lease)) {
-    return LeaseLost(entry->id);
-  }
+  RETURN_IF_ERROR(LoadToRead(*entry));
   return entry->Info();
 }
 
@@ -319,7 +315,7 @@ absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size,
   for (const StoredSession& s : stored) {
     if (const Entry entry = table_.Peek(s.key.id)) {
       absl::MutexLock lock(&entry->mu);
-      if (entry->loaded && entry->key == s.key) {
+      if (entry->loaded && entry->key == s.key && !LeaseRanOut(*entry)) {
         if (entry->busy || !Expired(entry->header)) page.sessions.push_back(entry->Info());
         continue;
       }

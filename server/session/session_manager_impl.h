@@ -129,6 +129,10 @@ class SessionManagerImpl final : public SessionManager {
   void OnStoreReplaced();
   // Makes the entry's content valid. NOT_FOUND when the session is unknown or has expired, DATA_LOSS.
   absl::Status Load(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // The same for an answer from memory: UNAVAILABLE where this server holds the session by a lease that has run out, as
+  // one that stood still does not know who has written since.
+  absl::Status LoadToRead(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  bool LeaseRanOut(const SessionEntry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // Ends, in the store, a turn that ran when its server died.
   absl::Status EndInterrupted(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   bool Expired(const SessionHeader& header) const { return header.expire_time <= c_.Now(); }

@@ -54,7 +54,7 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   RETURN_IF_ERROR(CheckRequestId(request_id));
   const Entry entry = table_.Acquire(session_id);
   absl::MutexLock lock(&entry->mu);
-  RETURN_IF_ERROR(Load(*entry));
+  RETURN_IF_ERROR(LoadToRead(*entry));
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
   if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);

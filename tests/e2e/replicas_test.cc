@@ -299,7 +299,15 @@ TEST_F(ReplicasTest, AFrozenServersClientIsToldThatTheLeaseIsLost) {
   next.set_wait_for_session(true);
   const Outcome other = Generate(*client_b, next);
   ASSERT_TRUE(other.error.ok()) << other.error.message;
+  const auto reader = a.NewClient();
   a.Signal(SIGCONT);
+  // It says nothing of what it believes from before, not even in its first moments.
+  std::vector<v1::Session> listed;
+  std::string next_page;
+  const client::Error list = reader->ListSessions(10, "", &listed, &next_page);
+  ASSERT_TRUE(list.ok()) << list.message;
+  ASSERT_EQ(listed.size(), 1U);
+  EXPECT_EQ(listed[0].position(), other.finished.position());
   const client::Error told = first->WaitForEnd();
   EXPECT_EQ(told.code, grpc::StatusCode::UNAVAILABLE) << told.message;
   EXPECT_EQ(told.reason, "LEASE_LOST");

@@ -286,6 +286,12 @@ TEST_F(SharedTest, AServerWithoutItsLeaseDoesNotSayWhereTheSessionStands) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_EQ(GetDetails(a_->Get("s").status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ReadLog("s", 1, 1).status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ReadState("s", nullptr).status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->GetRequest("s", "r").status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ListCheckpoints("s", 10, "").status()).reason, kLeaseLost);
+  ASSERT_EQ(a_->List(10, "")->sessions.size(), 1u);
+  EXPECT_EQ(a_->List(10, "")->sessions[0].position, 3) << "the store knows";
   EXPECT_FALSE(FinishAndWait(*turn).status.ok());
   EXPECT_EQ(a_->Get("s")->position, 3);
 }
