@@ -292,6 +292,7 @@ void GenerationRun::OnDurable() {
     Promote();
     if (!turn_->status().ok()) failed = handle_;  // nothing more could be written
   }
+  if (turn_->asked_to_cancel()) Cancel([] {});
   if (turn_->asked_to_end()) Park([] {});
   if (failed) context_->engine->Cancel(*failed);
   Notify();

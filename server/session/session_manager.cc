@@ -87,7 +87,7 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
     LeaseKeeper::Options leases;
     leases.ttl = c_.options.lease_ttl;
     leases.on_lost = [this](const SessionKey& key, const std::string& token) { OnLeaseLost(key, token); };
-    leases.on_wanted = [this](const SessionKey& key, const std::string& token) { OnLeaseWanted(key, token); };
+    leases.on_wanted = [this](const WantedLease& wanted) { OnLeaseWanted(wanted); };
     leases.on_replaced = [this] { OnStoreReplaced(); };
     c_.leases = std::make_unique<LeaseKeeper>(*c_.options.leases, std::move(leases));
   }

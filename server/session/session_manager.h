@@ -105,6 +105,8 @@ class Turn {
   virtual void Watch(std::function<void()> changed) = 0;
   // Another server asks for the session (Options::leases): the turn should be finished as kInterrupted. Watch tells.
   virtual bool asked_to_end() const = 0;
+  // CancelElsewhere, on another server: the turn should be finished as kCancelled. Watch tells.
+  virtual bool asked_to_cancel() const = 0;
   // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
   virtual absl::Status status() const = 0;
   // Ends the turn: outcome recorded, log durable unless kNone, then `done` (writer thread) with the durable position.
@@ -304,6 +306,11 @@ class SessionManager {
   // NOT_FOUND when unknown or older than request_ttl. One that ran when a server died is kInterrupted, ended where its
   // log does.
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;
+  // In a shared store: asks the server that runs the request to end it as kCancelled, and waits until it has, or until
+  // one that is gone has lost its lease; that leaves the request kInterrupted. OK as well when it does not run (any
+  // more). NOT_FOUND; ABORTED when it still runs at the deadline.
+  virtual absl::Status CancelElsewhere(std::string_view session_id, std::string_view request_id,
+                                       absl::Time deadline) = 0;
   // Ids at positions first..last (1-based, inclusive) of the session's log. OUT_OF_RANGE names the head.
   virtual absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) = 0;
   // The same on the branch of a request, whichever is the present one; only what the request appended.

@@ -100,6 +100,7 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id,
                                               absl::Time deadline) override;
   absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) override;
+  absl::Status CancelElsewhere(std::string_view session_id, std::string_view request_id, absl::Time deadline) override;
   absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) override;
   absl::StatusOr<std::vector<int32_t>> ReadRequestLog(std::string_view id, int64_t branch, int64_t first,
                                                       int64_t last) override;
@@ -125,7 +126,9 @@ class SessionManagerImpl final : public SessionManager {
   // ABORTED while a turn runs, here or elsewhere. Ends one that was left by a server that is gone.
   absl::Status CheckIdle(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   void OnLeaseLost(const SessionKey& key, const std::string& token);
-  void OnLeaseWanted(const SessionKey& key, const std::string& token);
+  void OnLeaseWanted(const WantedLease& wanted);
+  // Whether the store has this request as the one that runs.
+  absl::StatusOr<bool> Runs(const SessionKey& key, const std::string& request_id);
   void OnStoreReplaced();
   // Makes the entry's content valid. NOT_FOUND when the session is unknown or has expired, DATA_LOSS.
   absl::Status Load(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);

@@ -42,12 +42,12 @@ class TurnProgress {
     }
     if (changed) changed();
   }
-  // Another server wants the session: the turn is to end at its next token.
-  void AskToEnd() {
+  // Another server wants the session, or its request cancelled: the turn is to end at its next token.
+  void AskToEnd(Handover handover) {
     std::function<void()> changed;
     {
       absl::MutexLock lock(&mu_);
-      asked_to_end_ = true;
+      (handover == Handover::kCancel ? asked_to_cancel_ : asked_to_end_) = true;
       changed = changed_;
     }
     if (changed) changed();
@@ -55,6 +55,10 @@ class TurnProgress {
   bool asked_to_end() const {
     absl::MutexLock lock(&mu_);
     return asked_to_end_;
+  }
+  bool asked_to_cancel() const {
+    absl::MutexLock lock(&mu_);
+    return asked_to_cancel_;
   }
   // Called, no lock held, after each change.
   void Watch(std::function<void()> changed) {
@@ -75,6 +79,7 @@ class TurnProgress {
   int64_t durable_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   bool asked_to_end_ ABSL_GUARDED_BY(mu_) = false;
+  bool asked_to_cancel_ ABSL_GUARDED_BY(mu_) = false;
   std::function<void()> changed_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -73,16 +73,23 @@ class RedisKeys {
     if (!uid) return std::nullopt;
     return SessionKey{std::string(member.substr(0, member.size() - 17)), *uid};
   }
-  // In a handover set: token, NUL, member.
-  static std::string Handover(const HeldLease& lease) {
-    return StrCat(lease.token, std::string(1, '\0'), Member(lease.key));
+  // In a handover set: token, NUL, member, and NUL and "c" where its request is to be cancelled.
+  static std::string Wanted(const WantedLease& wanted) {
+    const std::string_view suffix = wanted.handover == Handover::kCancel ? kCancelSuffix : std::string_view();
+    return StrCat(wanted.lease.token, std::string(1, '\0'), Member(wanted.lease.key), suffix);
   }
-  static std::optional<HeldLease> ParseHandover(std::string_view member) {
+  static std::optional<WantedLease> ParseWanted(std::string_view member) {
+    WantedLease out;
+    if (member.ends_with(kCancelSuffix)) {
+      out.handover = Handover::kCancel;
+      member.remove_suffix(kCancelSuffix.size());
+    }
     const size_t end = member.find('\0');
     if (end == std::string_view::npos) return std::nullopt;
     std::optional<SessionKey> key = ParseMember(member.substr(end + 1));
     if (!key) return std::nullopt;
-    return HeldLease{*std::move(key), std::string(member.substr(0, end))};
+    out.lease = {*std::move(key), std::string(member.substr(0, end))};
+    return out;
   }
   std::string SealName(const SessionKey& key) const {
     RecordWriter payload;
@@ -91,6 +98,8 @@ class RedisKeys {
   }
 
  private:
+  static constexpr std::string_view kCancelSuffix{"\0c", 2};
+
   const std::string prefix_;
 };
 

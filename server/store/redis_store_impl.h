@@ -55,8 +55,8 @@ class RedisStoreImpl final : public RedisStore {
   absl::StatusOr<LeaseState> Acquire(const SessionKey& key, std::string_view owner, absl::Duration ttl) override;
   std::vector<absl::Status> Renew(std::span<const HeldLease> leases, absl::Duration ttl) override;
   absl::Status Release(std::span<const HeldLease> leases) override;
-  absl::Status RequestHandover(const HeldLease& lease) override;
-  absl::StatusOr<std::vector<HeldLease>> PendingHandovers(std::string_view owner, absl::Duration wait) override;
+  absl::Status RequestHandover(const WantedLease& wanted) override;
+  absl::StatusOr<std::vector<WantedLease>> PendingHandovers(std::string_view owner, absl::Duration wait) override;
   absl::Status PutSnapshotLeased(const SessionKey& key, std::string_view lease, const SnapshotName& name,
                                  std::string_view bytes, std::span<const SnapshotName> drop) override;
   absl::Status AdoptReplacedStore() override;

@@ -14,9 +14,14 @@
 #include <cstdarg>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
 #include "model/base/status_macros.h"
@@ -27,7 +32,8 @@
 namespace smt::store_internal {
 namespace {
 
-// Disks write no less at a time. A record's own last zeros end before one of these does, or nearly always.
+// Disks write no less at a time. Zeros that reach to the end of the file from where one of these begins are nothing
+// that a record was synced with, but for one whose own last zeros cross that border.
 constexpr size_t kSector = 512;
 
 // RocksDB says here which file it finds damaged, and in its status only how.

@@ -251,6 +251,33 @@ TEST_P(HandoverTest, WhatAKilledServerStreamedGoesOnElsewhereWithinTheLease) {
   ExpectUndisturbed(second->Have(), kTokens);
 }
 
+TEST_P(HandoverTest, ARequestThatRunsElsewhereIsSeenAndCancelled) {
+  ServerProcess &a = StartServer(), &b = StartServer();
+  const auto client_a = a.NewClient(), client_b = b.NewClient();
+  const v1::GenerationSpec spec = Request("story", "r", 100'000, GetParam());
+  const auto stream = Stream::Begin(*client_a, spec);
+  ASSERT_TRUE(stream->WaitFor(200)) << stream->WaitForEnd().message;
+  v1::Generation seen;
+  client::Error error = client_b->GetGeneration("sessions/story", "r", &seen);
+  ASSERT_TRUE(error.ok()) << error.message;
+  EXPECT_EQ(seen.state(), v1::GENERATION_STATE_RUNNING);
+  EXPECT_GT(seen.position(), seen.start_position() + seen.prompt_tokens());
+  const absl::Time asked = absl::Now();
+  v1::Generation cancelled;
+  error = client_b->CancelGeneration("sessions/story", "r", &cancelled);
+  ASSERT_TRUE(error.ok()) << error.message;
+  EXPECT_LT(absl::Now() - asked, kLease) << "asked for, not waited out";
+  EXPECT_EQ(cancelled.state(), v1::GENERATION_STATE_CANCELLED);
+  EXPECT_EQ(cancelled.finished().reason(), v1::FINISH_REASON_CANCELLED);
+  const client::Error ended = stream->WaitForEnd();
+  EXPECT_TRUE(ended.ok()) << ended.message;
+  EXPECT_TRUE(stream->Have().finished);
+  EXPECT_EQ(stream->Have().position, cancelled.position());
+  ExpectUndisturbed(stream->Have(), stream->Have().ids.size());
+  EXPECT_EQ(SessionAt(b, "story").position(), cancelled.position());
+  EXPECT_FALSE(SessionAt(b, "story").active());
+}
+
 // Frozen for longer than its lease, it wakes up and believes for a moment that the session is its own.
 TEST_P(HandoverTest, AServerThatWasFrozenBeyondItsLeaseWritesNothing) {
   constexpr size_t kTokens = 3000;
