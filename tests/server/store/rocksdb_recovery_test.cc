@@ -215,6 +215,40 @@ TEST(RocksDbRecoveryTest, ALogThatLostASyncedEndIsToldThoughItLooksTorn) {
   EXPECT_THAT(Open(copy.path()).status(), StatusIs(StatusCode::kDataLoss, HasSubstr("WAL")));
 }
 
+// A flipped bit on disk fails RocksDB's checksum of the block, and with it whatever looks at that block.
+TEST(RocksDbRecoveryTest, ADamagedBlockIsDataLossOfItsOwnPieceOfTheLogOnly) {
+  TempDir dir;
+  {
+    auto store = *Open(dir.path());
+    ASSERT_OK(Create(*store, 1, Ids(100)));
+    ASSERT_OK(Append(*store, 1, 100, Ids(100), true));
+    ASSERT_OK(Append(*store, 1, 200, Ids(100), true));
+    ASSERT_OK(Create(*store, 2, Ids(100)));
+  }
+  // Behind the key of the second piece: uid, branch, position.
+  const std::string key{"\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x64", 24};
+  int flipped = 0;
+  for (const fs::path& table : Files(dir.path(), ".sst")) {
+    std::string bytes = Read(table);
+    const size_t at = bytes.find(key);
+    if (at == std::string::npos || bytes.compare(at + 32, 4, "SMTL") != 0) continue;
+    bytes[at + 100] = static_cast<char>(bytes[at + 100] ^ 1);
+    Write(table, bytes);
+    ++flipped;
+  }
+  ASSERT_EQ(flipped, 1);
+  auto store = *Open(dir.path());
+  for (const auto& [first, last] :
+       {std::pair<int64_t, int64_t>{1, 100}, {50, 60}, {100, 100}, {201, 300}, {250, 260}}) {
+    const auto ids = store->ReadLog({"s1", 1}, 0, first, last);
+    EXPECT_EQ(ids.value_or(Ids(0)), Ids(static_cast<size_t>(last - first + 1))) << first << " " << ids.status();
+  }
+  for (const auto& [first, last] : {std::pair<int64_t, int64_t>{1, 101}, {150, 150}, {200, 201}, {1, 300}}) {
+    EXPECT_THAT(store->ReadLog({"s1", 1}, 0, first, last), StatusIs(StatusCode::kDataLoss, HasSubstr("'s1'"))) << first;
+  }
+  EXPECT_EQ(*store->ReadLog({"s2", 2}, 0, 1, 100), Ids(100));
+}
+
 // Damages a copy of a closed store in a way, repairs it, and looks at what is left.
 class RepairTest : public testing::Test {
  protected:
