@@ -435,6 +435,32 @@ TEST_F(ReplicasTest, AServerThatIsToldToEndHandsItsStreamsOver) {
   }
 }
 
+TEST_F(ReplicasTest, AServerWithManyStreamsParksThemAllBeforeItEnds) {
+  constexpr int kStreams = 48;
+  constexpr size_t kTokens = 500;
+  ServerProcess& a = StartServer();
+  StartServer();
+  const auto client = ClientOfAll();
+  std::deque<std::unique_ptr<Stream>> streams;
+  for (int i = 0; i < kStreams; ++i) {
+    streams.push_back(Stream::ThroughRestarts(
+        *client,
+        Request(absl::StrCat("story-", i), "r", kTokens, i % 2 == 0 ? v1::DURABILITY_TURN : v1::DURABILITY_TOKEN)));
+  }
+  for (auto& stream : streams) ASSERT_TRUE(stream->WaitFor(10)) << stream->WaitForEnd().message;
+  size_t running = 0;
+  for (auto& stream : streams) running += !stream->Have().finished;
+  EXPECT_EQ(running, static_cast<size_t>(kStreams)) << "ended too early to be parked";
+  const auto exit_code = a.Terminate(absl::Seconds(10));
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << a.Stderr();
+  EXPECT_EQ(*exit_code, 0);
+  for (auto& stream : streams) {
+    const client::Error error = stream->WaitForEnd(absl::Seconds(110));
+    EXPECT_TRUE(error.ok()) << error.message;
+    ExpectUndisturbed(stream->Have(), kTokens);
+  }
+}
+
 // Killed and back with its files, or silent for longer than a lease.
 class RedisGoneTest : public ReplicasTest, public ::testing::WithParamInterface<bool> {};
 
