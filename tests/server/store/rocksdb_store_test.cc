@@ -299,7 +299,7 @@ TEST(RocksDbStoreTest, AFailedSyncInTheBackgroundClosesTheStoreToo) {
       // A megabyte of snapshots begins a new log and has the one before it synced.
       const absl::Time limit = absl::Now() + absl::Seconds(20);
       for (int64_t i = 1; store->Health().ok() && absl::Now() < limit; ++i) {
-        if (i == 20) faults.fail_sync = true;
+        if (i == 20) faults.fail_closed_sync = true;
         store->PutSnapshot({"a", 1}, {0, i}, std::string(300'000, 's'), {}).IgnoreError();
       }
       stop = true;
@@ -308,7 +308,7 @@ TEST(RocksDbStoreTest, AFailedSyncInTheBackgroundClosesTheStoreToo) {
       EXPECT_THAT(Append(*store, "a", 1, acknowledged, {3}), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
       EXPECT_THAT(store->Find("a"), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
     }
-    faults.fail_sync = false;
+    faults.fail_closed_sync = false;
     auto store = *Open(dir.path(), env.get());
     EXPECT_OK(store->ReadLog({"a", 1}, 0, 1, acknowledged));
   }
