@@ -234,7 +234,8 @@ TEST_F(SharedTest, ARequestThatFollowsTheOneThatWasAskedToEndIsNotAskedToo) {
   std::thread holder([&] {
     while (!turn->asked_to_end()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     FinishAndWait(*turn, "", RequestState::kInterrupted);
-    turn = Begin(*a_, Spec("s", {2}, "new"));  // before the other server looks again, mostly
+    auto begun = a_->BeginTurn(Spec("s", {2}, "new"));  // before the other server looks again, mostly
+    turn = begun.ok() ? std::move(begun->turn) : nullptr;
   });
   const auto resumed = b_->ResumeTurn("s", "old", absl::Now() + 3 * kLease);
   holder.join();
