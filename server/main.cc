@@ -22,6 +22,9 @@ ABSL_FLAG(std::string, model_dir, "",
           "Folder of the model: config.json, model.safetensors, vocab.json, merges.txt. Required.");
 ABSL_FLAG(std::string, store_dir, "",
           "Folder of the sessions; made if missing. One server at a time. Required, or --store_url.");
+ABSL_FLAG(bool, repair_store, false,
+          "Instead of serving: make a store of what can be read of a damaged --store_dir, whose files stay in "
+          "rocksdb.damaged there, say what was lost and end.");
 ABSL_FLAG(std::string, store_url, "",
           "Redis of the sessions, instead of --store_dir: HOST:PORT, the path of a socket, or "
           "redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]; several hosts with commas between them are Sentinels.");
@@ -157,6 +160,7 @@ int Main(int argc, char** argv) {
     return RefuseToStart(Server::kBadFlags,
                          absl::InvalidArgumentError(StrCat("'", rest->front(), "' is not a flag; see --help")));
   }
+  if (absl::GetFlag(FLAGS_repair_store)) return RepairStore(absl::GetFlag(FLAGS_store_dir));
   const auto options = OptionsFromFlags();
   if (!options.ok()) return RefuseToStart(Server::kBadFlags, options.status());
 

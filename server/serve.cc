@@ -10,6 +10,7 @@
 #include "model/io/atomic_file.h"
 #include "server/base/flag_sources.h"
 #include "server/base/log.h"
+#include "server/store/rocksdb_repair.h"
 
 namespace smt {
 
@@ -65,6 +66,19 @@ int Serve(const ServerOptions& options, const Server::ExecutorFactory& new_execu
     _exit(Server::kDeviceFault);
   }
   LogInfo("stopped");
+  return Server::kOk;
+}
+
+int RepairStore(const std::string& store_dir) {
+  RocksDbStoreOptions options;
+  options.dir = store_dir;
+  const absl::StatusOr<StoreRepair> repair = RepairRocksDbStore(options);
+  if (!repair.ok()) return RefuseToStart(Server::kStore, repair.status());
+  LogWarning("store repaired", {{"lost", repair->one_moment ? "what was written after the damage in the write-ahead log"
+                                                            : "tables that cannot be read, and all snapshots"},
+                                {"sessions", repair->sessions},
+                                {"damaged_sessions", repair->damaged},
+                                {"damaged_files", repair->damaged_path}});
   return Server::kOk;
 }
 

@@ -5,6 +5,8 @@
 // while it served.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "server/server.h"
 #include "server/server_options.h"
@@ -17,5 +19,8 @@ int RefuseToStart(Server::ExitCode exit_code, const absl::Status& status);
 // Gives the exit status. Called by the main thread before there are others: it takes the signals. Does not return after
 // a fault of the device, but ends the process with status 6. `new_executor` as in Server::Start.
 int Serve(const ServerOptions& options, const Server::ExecutorFactory& new_executor = nullptr);
+
+// --repair_store: makes a store of what can be read of a damaged one, and says what that is. Gives the exit status.
+int RepairStore(const std::string& store_dir);
 
 }  // namespace smt

@@ -293,6 +293,7 @@ void GenerationRun::OnDurable() {
     sendable = chunk_.has_value();
     if (!turn_->status().ok()) failed = handle_;  // nothing more could be written
   }
+  if (turn_->asked_to_cancel()) Cancel([] {});
   if (turn_->asked_to_end()) Park([] {});
   if (failed) context_->engine->Cancel(*failed);
   if (sendable) Notify();

@@ -225,9 +225,9 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::GetGeneration(Call*, const 
       });
 }
 
-GenerationServiceImpl::Unary* GenerationServiceImpl::CancelGeneration(Call*, const Bytes* bytes, Bytes* response) {
+GenerationServiceImpl::Unary* GenerationServiceImpl::CancelGeneration(Call* call, const Bytes* bytes, Bytes* response) {
   auto unary = UnaryCall::Make(RpcRecord(context_->metrics, kService, "CancelGeneration"), response);
-  const auto start = [context = context_, unary, bytes = *bytes] {
+  const auto start = [context = context_, unary, bytes = *bytes, deadline = DeadlineOf(*call)] {
     auto request = std::make_shared<v1::CancelGenerationRequest>();
     if (absl::Status status = Decode(bytes, request.get()); !status.ok()) return unary->Reply(status);
     Violations violations;
@@ -239,8 +239,16 @@ GenerationServiceImpl::Unary* GenerationServiceImpl::CancelGeneration(Call*, con
           DescribeGeneration(context, request->session(), request->request_id(), out.mutable_generation());
       unary->Reply(status, status.ok() ? Encode(out) : grpc::ByteBuffer());
     };
-    const auto run = context->registry.Find({*ParseSessionName(request->session()), request->request_id()});
-    if (run == nullptr) return answer();
+    const std::string session = *ParseSessionName(request->session());
+    const auto run = context->registry.Find({session, request->request_id()});
+    if (run == nullptr) {  // it has ended, or another server runs it
+      const auto ask = [context, unary, request, session, answer, deadline] {
+        const absl::Status asked = context->sessions->CancelElsewhere(session, request->request_id(), deadline);
+        asked.ok() ? answer() : unary->Reply(asked);
+      };
+      if (!context->waiters->TrySchedule(ask)) unary->Reply(PoolFull());
+      return;
+    }
     // The end comes on the session manager's telling thread, where nothing may wait for the manager.
     run->Cancel([context, unary, answer] {
       if (!context->pool->TrySchedule(answer)) unary->Reply(PoolFull());

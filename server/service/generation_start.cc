@@ -74,8 +74,8 @@ absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::Gener
   return made;
 }
 
-// The turn and the ids of the prompt. Whether text begins with bos depends on the session being empty, so a session
-// seen empty is asked to be so still; if another request was faster, both are read again.
+// The turn and the ids of the prompt. Whether text begins with bos, and whether there must be any, depends on the
+// session being empty; where another request or a rollback was faster, session and prompt are looked at again.
 absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::GenerationSpec& spec, SessionInfo session,
                                           uint64_t seed, absl::Time deadline, const std::function<bool()>& abandoned,
                                           std::vector<int32_t>* prompt) {
@@ -100,12 +100,11 @@ absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::Gen
                                           "' is empty; at least one token is needed to go on from"));
       return violations.ToStatus();
     }
-    const bool own_guard = session.position == 0 && !turn.expected_position;
-    if (own_guard && turn.request_id.empty()) turn.expected_position = 0;
+    turn.empty_session = session.position == 0;
     absl::StatusOr<BeginTurnResult> begun = context->sessions->BeginTurn(std::move(turn));
-    if (!absl::IsAborted(begun.status()) || !own_guard || attempt == kStartAttempts) return begun;
+    if (!absl::IsAborted(begun.status()) || attempt == kStartAttempts) return begun;
     ASSIGN_OR_RETURN(SessionInfo now, context->sessions->Get(session.id));
-    if (now.position == 0) return begun;  // busy, not moved
+    if ((now.position == 0) == (session.position == 0)) return begun;
     session = std::move(now);
   }
 }

@@ -85,7 +85,7 @@ SessionServiceImpl::Unary* SessionServiceImpl::DeleteSession(Call*, const Bytes*
         if (!violations.empty()) return violations.ToStatus();
         std::optional<std::string> etag;
         if (in.has_etag()) etag = in.etag();
-        absl::Status status = context->sessions->Delete(*ParseSessionName(in.name()), etag);
+        absl::Status status = context->sessions->Delete(*ParseSessionName(in.name()), etag, in.request_id());
         if (absl::IsNotFound(status) && in.allow_missing()) status = absl::OkStatus();
         return Counted(context, "delete", status);
       });

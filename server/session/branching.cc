@@ -163,7 +163,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
     {
       const Entry parent = table_.Acquire(spec.session_id);
       absl::MutexLock lock(&parent->mu);
-      RETURN_IF_ERROR(Load(*parent));
+      RETURN_IF_ERROR(LoadToRead(*parent));
       RETURN_IF_ERROR(c_.CheckModel(spec.session_id, parent->header));
       if (spec.checkpoint_id.empty()) {
         RETURN_IF_ERROR(CheckIdle(*parent));
@@ -264,7 +264,7 @@ absl::StatusOr<SessionManager::CheckpointPage> SessionManagerImpl::ListCheckpoin
   ASSIGN_OR_RETURN(const std::string after, ParsePageToken(page_token, "ListCheckpoints"));
   const Entry entry = table_.Acquire(id);
   absl::MutexLock lock(&entry->mu);
-  RETURN_IF_ERROR(Load(*entry));
+  RETURN_IF_ERROR(LoadToRead(*entry));
   CheckpointPage page;
   for (const StoredCheckpoint& c : entry->header.checkpoints) {  // in order
     if (OrderKey(c.info) <= after) continue;

@@ -67,14 +67,20 @@ LeaseKeeper::~LeaseKeeper() {
 int64_t LeaseKeeper::End(int64_t asked_ns) const { return asked_ns + absl::ToInt64Nanoseconds(options_.ttl * 0.9); }
 
 // One at a time for each session: a second token of this owner would end the first.
-absl::StatusOr<LeaseState> LeaseKeeper::TryAcquire(const SessionKey& key) {
+absl::StatusOr<LeaseState> LeaseKeeper::TryAcquire(const SessionKey& key, bool wait_for_own) {
   {
     const auto free = [&]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-      return stop_ || (taking_.count(key.uid) == 0 && held_.count(key.uid) == 0);
+      return stop_ || (taking_.count(key.uid) == 0 && (!wait_for_own || held_.count(key.uid) == 0));
     };
     absl::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(&free));
     if (stop_) return absl::UnavailableError("the server is going down");
+    if (const auto own = held_.find(key.uid); own != held_.end()) {
+      LeaseState state;
+      state.present = own->second.second.token;
+      state.holder = owner_;
+      return state;
+    }
     taking_.insert(key.uid);
   }
   const int64_t asked = BootNanos();
@@ -91,21 +97,23 @@ absl::StatusOr<LeaseState> LeaseKeeper::TryAcquire(const SessionKey& key) {
 absl::StatusOr<std::string> LeaseKeeper::Acquire(const SessionKey& key, Patience patience, absl::Time deadline,
                                                  const std::function<absl::StatusOr<bool>()>& may_ask) {
   if (patience == Patience::kNone) deadline = absl::InfinitePast();
-  if (patience == Patience::kAsk) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
+  const bool asks = patience == Patience::kAsk || patience == Patience::kCancel;
+  if (asks) deadline = std::min(deadline, absl::Now() + options_.ttl + kGrace);
   std::string holder;  // token of the one that is asked
   for (bool first = true;; first = false) {
-    ASSIGN_OR_RETURN(LeaseState state, TryAcquire(key));
+    ASSIGN_OR_RETURN(LeaseState state, TryAcquire(key, patience != Patience::kCancel));
     if (state.acquired) return std::move(state.token);
     if (first) ++conflicts_;
     if (absl::Now() >= deadline) return HeldElsewhere(key, state.remaining);
-    if (patience == Patience::kAsk) {
+    if (asks) {
       if (first) {
         holder = state.present;
         ASSIGN_OR_RETURN(const bool may, may_ask ? may_ask() : true);
         if (!may) return HeldElsewhere(key, state.remaining);
       }
       if (state.present != holder) return HeldElsewhere(key, state.remaining);
-      const absl::Status asked = store_.RequestHandover({key, holder});
+      const absl::Status asked =
+          store_.RequestHandover({{key, holder}, patience == Patience::kCancel ? Handover::kCancel : Handover::kPark});
       Note(asked);
       RETURN_IF_ERROR(asked);
     }
@@ -232,7 +240,7 @@ void LeaseKeeper::WatchLoop() {
       absl::SleepFor(kPoll);
       continue;
     }
-    for (const HeldLease& lease : *wanted) options_.on_wanted(lease.key, lease.token);
+    for (const WantedLease& lease : *wanted) options_.on_wanted(lease);
   }
 }
 

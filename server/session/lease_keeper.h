@@ -28,8 +28,8 @@ class LeaseKeeper {
   struct Options {
     absl::Duration ttl = absl::Seconds(10);  // renewed each third of it
     // Called by threads of the keeper, no lock held; must not wait for the keeper.
-    std::function<void(const SessionKey& key, const std::string& token)> on_lost;    // ran out, or was taken
-    std::function<void(const SessionKey& key, const std::string& token)> on_wanted;  // another server asks for it
+    std::function<void(const SessionKey& key, const std::string& token)> on_lost;  // ran out, or was taken
+    std::function<void(const WantedLease& wanted)> on_wanted;                      // another server asks for it
     // The store is another one than before, and was adopted: nothing known of sessions holds any more.
     std::function<void()> on_replaced;
   };
@@ -40,9 +40,11 @@ class LeaseKeeper {
     kNone,  // ABORTED at once when another server holds it
     kWait,  // until it is free or the deadline comes
     kAsk,   // asks the holder to let go, and waits until one that is dead must have lost it
+    // The same, but what it runs is to end for good; the holder may be this server itself.
+    kCancel,
   };
-  // Token of the lease. ABORTED when another server holds it. With kAsk, `may_ask` is called once a holder is known and
-  // says whether what that one does may be broken off; nobody is asked who takes the lease after it.
+  // Token of the lease. ABORTED when another server holds it. With kAsk and kCancel, `may_ask` is called once a holder
+  // is known and says whether what that one does may be broken off; nobody is asked who takes the lease after it.
   absl::StatusOr<std::string> Acquire(const SessionKey& key, Patience patience, absl::Time deadline,
                                       const std::function<absl::StatusOr<bool>()>& may_ask = nullptr);
   // Gives it back; others can have it on return. What was handed over for writing under it must be written.
@@ -63,7 +65,7 @@ class LeaseKeeper {
     std::string token;
     int64_t until_ns = 0;  // CLOCK_BOOTTIME
   };
-  absl::StatusOr<LeaseState> TryAcquire(const SessionKey& key);
+  absl::StatusOr<LeaseState> TryAcquire(const SessionKey& key, bool wait_for_own);
   void RenewLoop();
   void StartOver();
   void WatchLoop();

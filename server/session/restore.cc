@@ -164,7 +164,7 @@ absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadLog(std::string_vie
   bool in_turn = false;
   {
     absl::MutexLock lock(&entry->mu);
-    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(LoadToRead(*entry));
     if (first < 1 || last > entry->log_end()) {
       return absl::OutOfRangeError(StrCat("positions ", first, " to ", last, " were asked for, the log of session '",
                                           id, "' has 1 to ", entry->log_end()));
@@ -186,7 +186,7 @@ absl::StatusOr<std::vector<int32_t>> SessionManagerImpl::ReadRequestLog(std::str
   SessionKey key;
   {
     absl::MutexLock lock(&entry->mu);
-    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(LoadToRead(*entry));
     key = entry->key;
     if (entry->in_turn && entry->header.branch == branch) c_.WritePending(*entry);
   }
@@ -202,7 +202,7 @@ absl::StatusOr<RestoredState> SessionManagerImpl::ReadState(std::string_view id,
   SessionInfo now;
   {
     absl::MutexLock lock(&entry->mu);
-    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(LoadToRead(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
     key = entry->key;
     header = entry->header;
@@ -223,7 +223,7 @@ absl::Status SessionManagerImpl::VisitStates(std::string_view id,
   int64_t head = 0;
   {
     absl::MutexLock lock(&entry->mu);
-    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(LoadToRead(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
     view = ViewOf(entry->key, entry->header);
     head = entry->header.position;

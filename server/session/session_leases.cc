@@ -20,13 +20,8 @@ absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patienc
   if (c_.leases == nullptr) return absl::OkStatus();
   const SessionKey key = entry.key;
   entry.mu.Unlock();
-  const auto runs = [&]() -> absl::StatusOr<bool> {
-    ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(key.id));
-    RETURN_IF_ERROR(stored.header.status());
-    ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*stored.header));
-    return stored.key == key && header.turn_open && header.open_request_id == request_id;
-  };
-  absl::StatusOr<std::string> token = c_.leases->Acquire(key, patience, deadline, runs);
+  absl::StatusOr<std::string> token =
+      c_.leases->Acquire(key, patience, deadline, [&] { return Runs(key, request_id); });
   entry.mu.Lock();
   entry.key = key;  // others may have looked meanwhile
   entry.loaded = false;
@@ -36,6 +31,36 @@ absl::Status SessionManagerImpl::Lease(SessionEntry& entry, LeaseKeeper::Patienc
   }
   entry.lease = *std::move(token);
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SessionManagerImpl::Runs(const SessionKey& key, const std::string& request_id) {
+  ASSIGN_OR_RETURN(const StoredSession stored, c_.store->Find(key.id));
+  RETURN_IF_ERROR(stored.header.status());
+  ASSIGN_OR_RETURN(const SessionHeader header, DecodeHeader(*stored.header));
+  return stored.key == key && header.turn_open && header.open_request_id == request_id;
+}
+
+absl::Status SessionManagerImpl::CancelElsewhere(std::string_view session_id, std::string_view request_id,
+                                                 absl::Time deadline) {
+  ASSIGN_OR_RETURN(RequestRecord record, GetRequest(session_id, request_id));
+  if (c_.leases == nullptr || record.state != RequestState::kRunning) return absl::OkStatus();
+  const Entry entry = table_.Acquire(session_id);
+  SessionKey key;
+  {
+    absl::MutexLock lock(&entry->mu);
+    key = entry->key;
+  }
+  // The session is not made busy meanwhile: a request that waits here for this one to end goes on waiting.
+  const absl::StatusOr<std::string> token =
+      c_.leases->Acquire(key, LeaseKeeper::Patience::kCancel, deadline, [&] { return Runs(key, record.request_id); });
+  if (token.ok()) c_.leases->Release(key, *token);
+  absl::MutexLock lock(&entry->mu);
+  RETURN_IF_ERROR(Load(*entry));
+  // Left by a server that is gone, it is recorded as interrupted.
+  if (token.ok() && !entry->busy) CheckIdle(*entry).IgnoreError();
+  if (token.ok()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::optional<RequestRecord> now, FindRequest(key, record.request_id));
+  return now && now->state == RequestState::kRunning ? token.status() : absl::OkStatus();
 }
 
 absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience patience, absl::Time deadline,
@@ -51,6 +76,15 @@ absl::Status SessionManagerImpl::Hold(SessionEntry& entry, LeaseKeeper::Patience
     entry.Release(c_.leases.get());
   }
   return status;
+}
+
+bool SessionManagerImpl::LeaseRanOut(const SessionEntry& entry) const {
+  return c_.leases != nullptr && !entry.lease.empty() && !c_.leases->Holds(entry.key, entry.lease);
+}
+
+absl::Status SessionManagerImpl::LoadToRead(SessionEntry& entry) {
+  RETURN_IF_ERROR(Load(entry));
+  return LeaseRanOut(entry) ? LeaseLost(entry.id) : absl::OkStatus();
 }
 
 absl::Status SessionManagerImpl::CheckIdle(SessionEntry& entry) {
@@ -73,15 +107,15 @@ void SessionManagerImpl::OnLeaseLost(const SessionKey& key, const std::string& t
   if (turn != nullptr && turn->Fail(LeaseLost(key.id))) turn->Tell();
 }
 
-void SessionManagerImpl::OnLeaseWanted(const SessionKey& key, const std::string& token) {
-  const Entry entry = table_.Peek(key.id);
+void SessionManagerImpl::OnLeaseWanted(const WantedLease& wanted) {
+  const Entry entry = table_.Peek(wanted.lease.key.id);
   if (entry == nullptr) return;
   std::shared_ptr<TurnLog> turn;
   {
     absl::MutexLock lock(&entry->mu);
-    if (entry->lease == token && entry->in_turn) turn = entry->turn;
+    if (entry->lease == wanted.lease.token && entry->in_turn) turn = entry->turn;
   }
-  if (turn != nullptr && turn->AskToEnd()) turn->Tell();
+  if (turn != nullptr && turn->AskToEnd(wanted.handover)) turn->Tell();
 }
 
 void SessionManagerImpl::OnStoreReplaced() {

@@ -87,7 +87,7 @@ SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionS
     LeaseKeeper::Options leases;
     leases.ttl = c_.options.lease_ttl;
     leases.on_lost = [this](const SessionKey& key, const std::string& token) { OnLeaseLost(key, token); };
-    leases.on_wanted = [this](const SessionKey& key, const std::string& token) { OnLeaseWanted(key, token); };
+    leases.on_wanted = [this](const WantedLease& wanted) { OnLeaseWanted(wanted); };
     leases.on_replaced = [this] { OnStoreReplaced(); };
     c_.leases = std::make_unique<LeaseKeeper>(*c_.options.leases, std::move(leases));
   }
@@ -300,11 +300,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
   RETURN_IF_ERROR(CheckSessionId(id));
   const Entry entry = table_.Acquire(id);
   absl::MutexLock lock(&entry->mu);
-  RETURN_IF_ERROR(Load(*entry));
-  // A turn whose lease has run out does not know where the session stands.
-  if (entry->in_turn && c_.leases != nullptr && !c_.leases->Holds(entry->key, entry->lease)) {
-    return LeaseLost(entry->id);
-  }
+  RETURN_IF_ERROR(LoadToRead(*entry));
   return entry->Info();
 }
 
@@ -320,7 +316,7 @@ absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size,
   for (const StoredSession& s : stored) {
     if (const Entry entry = table_.Peek(s.key.id)) {
       absl::MutexLock lock(&entry->mu);
-      if (entry->loaded && entry->key == s.key) {
+      if (entry->loaded && entry->key == s.key && !LeaseRanOut(*entry)) {
         if (entry->busy || !Expired(entry->header)) page.sessions.push_back(entry->Info());
         continue;
       }
@@ -395,12 +391,43 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
   return info;
 }
 
-absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::string> etag) {
+absl::Status SessionManagerImpl::Delete(std::string_view id, std::optional<std::string> etag,
+                                        const std::string& request_id) {
   RETURN_IF_ERROR(CheckSessionId(id));
-  return Remove(table_.Acquire(id), std::move(etag), false);
+  RETURN_IF_ERROR(CheckRequestId(request_id));
+  const Entry entry = table_.Acquire(id);
+  if (!request_id.empty()) {
+    ASSIGN_OR_RETURN(const std::optional<uint64_t> removed, FindRemoval(entry->id, request_id));
+    if (removed) {
+      absl::MutexLock lock(&entry->mu);
+      const absl::Status loaded = Load(*entry);
+      if (absl::IsNotFound(loaded) || (loaded.ok() && entry->key.uid != *removed)) return absl::OkStatus();
+    }
+  }
+  return Remove(entry, std::move(etag), false, request_id);
 }
 
-absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired) {
+absl::StatusOr<std::optional<uint64_t>> SessionManagerImpl::FindRemoval(const std::string& id,
+                                                                        const std::string& request_id) {
+  const auto payload = c_.store->GetRemoval(id, request_id);
+  if (absl::IsNotFound(payload.status())) return std::optional<uint64_t>();
+  RETURN_IF_ERROR(payload.status());
+  ASSIGN_OR_RETURN(const RequestRecord record, DecodeRequest(*payload));
+  if (record.outcome.size() != 8) return absl::DataLossError(StrCat("session '", id, "': its removal is damaged"));
+  const bool forgotten = record.end_time + c_.options.request_ttl <= c_.Now();
+  return forgotten ? std::optional<uint64_t>() : ReadBigEndian(record.outcome);
+}
+
+SessionWrite::Removal SessionManagerImpl::RecordRemoval(const SessionKey& key, const std::string& request_id) const {
+  std::string uid;
+  AppendBigEndian(&uid, key.uid);
+  SessionWrite write;
+  RecordOperation(request_id, OperationHash("delete").Take(), std::move(uid), &write);
+  return {request_id, std::move(write.requests.front().second), c_.options.request_ttl};
+}
+
+absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired,
+                                        const std::string& request_id) {
   SessionKey key;
   std::string state_key;
   std::shared_ptr<Outcome> outcome;
@@ -423,6 +450,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
       RETURN_IF_ERROR(Load(*entry));
       if (entry->key != key) return SessionNotFound(entry->id);
       if (only_expired && !Expired(entry->header)) return absl::OkStatus();
+      RETURN_IF_ERROR(FindOperation(key, request_id, OperationHash("delete").Take()).status());
       RETURN_IF_ERROR(CheckEtag(entry->id, etag, Etag(key.uid, entry->header)));
     }
     state_key = SessionStateKey(key, damaged ? 0 : entry->header.branch);
@@ -430,6 +458,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
     remove.kind = SessionWrite::Kind::kRemove;
     remove.key = key;
     remove.lease = entry->lease;
+    if (!request_id.empty()) remove.removal = RecordRemoval(key, request_id);
     outcome = Write(std::move(remove), !only_expired);
     hold.HandOn();
   }

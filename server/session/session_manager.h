@@ -73,6 +73,8 @@ struct TurnSpec {
   std::string semantic_hash, params;
   std::optional<int64_t> expected_position;
   std::optional<std::string> etag;
+  // Whether the prompt was made for an empty session; ABORTED where that is not so (any more). Unset: for any.
+  std::optional<bool> empty_session;
   std::vector<int32_t> prompt;  // appended whole, with the record, before BeginTurn returns
   uint64_t seed = 0;
   Durability durability = Durability::kTurn;
@@ -104,6 +106,8 @@ class Turn {
   virtual void Watch(std::function<void()> changed) = 0;
   // Another server asks for the session (Options::leases): the turn should be finished as kInterrupted. Watch tells.
   virtual bool asked_to_end() const = 0;
+  // CancelElsewhere, on another server: the turn should be finished as kCancelled. Watch tells.
+  virtual bool asked_to_cancel() const = 0;
   // Not OK once an append failed (no space, store away): what was appended since is lost, the turn should end.
   virtual absl::Status status() const = 0;
   // Ends the turn: outcome recorded, log durable unless kNone, then `done` (the same thread) with the durable position.
@@ -285,8 +289,9 @@ class SessionManager {
   virtual absl::Status VisitStates(std::string_view id, const std::function<absl::Status(const KeptState&)>& visit) = 0;
 
   // ABORTED while a request writes it, or when `etag` differs. Removes the log, snapshots and requests, damaged or not,
-  // but for what forks of it read.
-  virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag) = 0;
+  // but for what forks of it read. The same request_id again is OK, and leaves alone a session made since under the id.
+  virtual absl::Status Delete(std::string_view id, std::optional<std::string> etag,
+                              const std::string& request_id = "") = 0;
 
   // NOT_FOUND, ABORTED (busy, expected_position, etag), FAILED_PRECONDITION (another model's), DATA_LOSS,
   // UNAVAILABLE (store), RESOURCE_EXHAUSTED (no space). The record and the prompt are durable on return unless kNone.
@@ -302,6 +307,11 @@ class SessionManager {
   // NOT_FOUND when unknown or older than request_ttl. One that ran when a server died is kInterrupted, ended where its
   // log does.
   virtual absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) = 0;
+  // In a shared store: asks the server that runs the request to end it as kCancelled, and waits until it has, or until
+  // one that is gone has lost its lease; that leaves the request kInterrupted. OK as well when it does not run (any
+  // more). NOT_FOUND; ABORTED when it still runs at the deadline.
+  virtual absl::Status CancelElsewhere(std::string_view session_id, std::string_view request_id,
+                                       absl::Time deadline) = 0;
   // Ids at positions first..last (1-based, inclusive) of the session's log. OUT_OF_RANGE names the head.
   virtual absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) = 0;
   // The same on the branch of a request, whichever is the present one; only what the request appended.

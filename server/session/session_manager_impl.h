@@ -86,7 +86,7 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<SessionInfo> Get(std::string_view id) override;
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
-  absl::Status Delete(std::string_view id, std::optional<std::string> etag) override;
+  absl::Status Delete(std::string_view id, std::optional<std::string> etag, const std::string& request_id) override;
   absl::StatusOr<SessionInfo> Fork(const ForkSpec& spec) override;
   absl::StatusOr<CheckpointInfo> CreateCheckpoint(const CheckpointSpec& spec) override;
   absl::StatusOr<CheckpointPage> ListCheckpoints(std::string_view id, int32_t page_size,
@@ -101,6 +101,7 @@ class SessionManagerImpl final : public SessionManager {
   absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id,
                                               absl::Time deadline) override;
   absl::StatusOr<RequestRecord> GetRequest(std::string_view session_id, std::string_view request_id) override;
+  absl::Status CancelElsewhere(std::string_view session_id, std::string_view request_id, absl::Time deadline) override;
   absl::StatusOr<std::vector<int32_t>> ReadLog(std::string_view id, int64_t first, int64_t last) override;
   absl::StatusOr<std::vector<int32_t>> ReadRequestLog(std::string_view id, int64_t branch, int64_t first,
                                                       int64_t last) override;
@@ -128,10 +129,16 @@ class SessionManagerImpl final : public SessionManager {
   // ABORTED while a turn runs, here or elsewhere. Ends one that was left by a server that is gone.
   absl::Status CheckIdle(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   void OnLeaseLost(const SessionKey& key, const std::string& token);
-  void OnLeaseWanted(const SessionKey& key, const std::string& token);
+  void OnLeaseWanted(const WantedLease& wanted);
+  // Whether the store has this request as the one that runs.
+  absl::StatusOr<bool> Runs(const SessionKey& key, const std::string& request_id);
   void OnStoreReplaced();
   // Makes the entry's content valid. NOT_FOUND when the session is unknown or has expired, DATA_LOSS.
   absl::Status Load(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  // The same for an answer from memory: UNAVAILABLE where this server holds the session by a lease that has run out, as
+  // one that stood still does not know who has written since.
+  absl::Status LoadToRead(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
+  bool LeaseRanOut(const SessionEntry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // Ends, in the store, a turn that ran when its server died.
   absl::Status EndInterrupted(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   bool Expired(const SessionHeader& header) const { return header.expire_time <= c_.Now(); }
@@ -166,7 +173,11 @@ class SessionManagerImpl final : public SessionManager {
                                     std::span<const int64_t> also = {});
   // As BeginTurn leaves behind: the head as an automatic checkpoint, if the turn is not undone.
   static void RememberTurn(SessionHeader* header, const RequestRecord& request);
-  absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired);
+  absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired,
+                      const std::string& request_id = "");
+  // The uid of the session that a request with this id removed; nullopt: none did.
+  absl::StatusOr<std::optional<uint64_t>> FindRemoval(const std::string& id, const std::string& request_id);
+  SessionWrite::Removal RecordRemoval(const SessionKey& key, const std::string& request_id) const;
   absl::Status SweepSessions();
   absl::Status SweepRequests();
   void SweepLoop();

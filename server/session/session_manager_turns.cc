@@ -54,7 +54,7 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   RETURN_IF_ERROR(CheckRequestId(request_id));
   const Entry entry = table_.Acquire(session_id);
   absl::MutexLock lock(&entry->mu);
-  RETURN_IF_ERROR(Load(*entry));
+  RETURN_IF_ERROR(LoadToRead(*entry));
   if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
   ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
   if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
@@ -126,6 +126,11 @@ absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const T
   if (spec.expected_position && *spec.expected_position != entry.header.position) {
     return WithDetails(absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
                                                  ", the request expects ", *spec.expected_position)),
+                       {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
+  }
+  if (spec.empty_session && *spec.empty_session != (entry.header.position == 0)) {
+    return WithDetails(absl::AbortedError(StrCat("session '", entry.id, "' is at position ", entry.header.position,
+                                                 ", it was changed while the request was being prepared")),
                        {.reason = "POSITION_MISMATCH", .metadata = {{"position", StrCat(entry.header.position)}}});
   }
   return absl::OkStatus();

@@ -17,7 +17,7 @@ absl::StatusOr<SessionContent> SessionManagerImpl::Export(std::string_view id, s
   BranchView view;
   {
     absl::MutexLock lock(&entry->mu);
-    RETURN_IF_ERROR(Load(*entry));
+    RETURN_IF_ERROR(LoadToRead(*entry));
     RETURN_IF_ERROR(c_.CheckModel(id, entry->header));
     if (checkpoint_id.empty()) RETURN_IF_ERROR(CheckIdle(*entry));
     key = entry->key;

@@ -39,6 +39,7 @@ class TurnImpl final : public Turn {
   void Watch(std::function<void()> changed) override { log_->Watch(std::move(changed)); }
   absl::Status status() const override { return log_->status(); }
   bool asked_to_end() const override { return log_->asked_to_end(); }
+  bool asked_to_cancel() const override { return log_->asked_to_cancel(); }
 
   void Append(std::span<const int32_t> ids) override {
     if (!finished_ && !ids.empty()) c_.writer->Append(log_, ids);

@@ -49,6 +49,11 @@ bool TurnLog::asked_to_end() const {
   return asked_to_end_;
 }
 
+bool TurnLog::asked_to_cancel() const {
+  absl::MutexLock lock(&mu_);
+  return asked_to_cancel_;
+}
+
 void TurnLog::Watch(std::function<void()> changed) {
   absl::MutexLock lock(&mu_);
   changed_ = std::move(changed);
@@ -66,9 +71,9 @@ bool TurnLog::Fail(const absl::Status& status) {
   return MustTell();
 }
 
-bool TurnLog::AskToEnd() {
+bool TurnLog::AskToEnd(Handover handover) {
   absl::MutexLock lock(&mu_);
-  asked_to_end_ = true;
+  (handover == Handover::kCancel ? asked_to_cancel_ : asked_to_end_) = true;
   return MustTell();
 }
 

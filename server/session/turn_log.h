@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "server/store/lease_store.h"
 #include "server/store/session_store.h"
 
 namespace smt {
@@ -31,14 +32,15 @@ class TurnLog {
   int64_t durable() const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status status() const ABSL_LOCKS_EXCLUDED(mu_);  // the first failure
   bool asked_to_end() const ABSL_LOCKS_EXCLUDED(mu_);
+  bool asked_to_cancel() const ABSL_LOCKS_EXCLUDED(mu_);
 
   // `changed` is called by Tell.
   void Watch(std::function<void()> changed) ABSL_LOCKS_EXCLUDED(mu_);
   // Changes of what is watched. True: Tell is to be called, by a thread that may take the time, and nobody is about to.
   bool Durable(int64_t position) ABSL_LOCKS_EXCLUDED(mu_);
   bool Fail(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
-  // Another server wants the session: the turn is to end at its next token.
-  bool AskToEnd() ABSL_LOCKS_EXCLUDED(mu_);
+  // Another server wants the session, or its request cancelled: the turn is to end at its next token.
+  bool AskToEnd(Handover handover) ABSL_LOCKS_EXCLUDED(mu_);
   void Tell() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -57,6 +59,7 @@ class TurnLog {
   int64_t durable_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   bool asked_to_end_ ABSL_GUARDED_BY(mu_) = false;
+  bool asked_to_cancel_ ABSL_GUARDED_BY(mu_) = false;
   bool telling_ ABSL_GUARDED_BY(mu_) = false;  // Tell was asked for
   std::function<void()> changed_ ABSL_GUARDED_BY(mu_);
 };

@@ -46,6 +46,17 @@ struct HeldLease {
   friend bool operator==(const HeldLease&, const HeldLease&) = default;
 };
 
+// What becomes of the request that a holder who is asked for its lease is running.
+enum class Handover {
+  kPark,    // another server goes on with it
+  kCancel,  // it has ended
+};
+struct WantedLease {
+  HeldLease lease;
+  Handover handover = Handover::kPark;
+  friend bool operator==(const WantedLease&, const WantedLease&) = default;
+};
+
 class LeaseStore {
  public:
   virtual ~LeaseStore() = default;
@@ -61,10 +72,10 @@ class LeaseStore {
 
   // Asks a lease's holder, which Acquire has told, to let go of it. OK as well when it has. The request lapses after a
   // minute; asking again changes nothing, and it is asked again until Acquire succeeds.
-  virtual absl::Status RequestHandover(const HeldLease& lease) = 0;
+  virtual absl::Status RequestHandover(const WantedLease& wanted) = 0;
   // Leases that others have asked this owner for since the last call, also such that have ended since; waits up to
   // `wait` for the first. One thread.
-  virtual absl::StatusOr<std::vector<HeldLease>> PendingHandovers(std::string_view owner, absl::Duration wait) = 0;
+  virtual absl::StatusOr<std::vector<WantedLease>> PendingHandovers(std::string_view owner, absl::Duration wait) = 0;
 
   // SessionStore::PutSnapshot, refused with kLeaseLost unless `lease` is the session's token.
   virtual absl::Status PutSnapshotLeased(const SessionKey& key, std::string_view lease, const SnapshotName& name,

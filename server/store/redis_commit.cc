@@ -95,6 +95,9 @@ absl::Status RedisStoreImpl::CommitWave(std::span<const SessionWrite> writes, st
   for (Wave::Session& s : wave.sessions) {
     if (s.creates || s.removes) commands.push_back(MarkPending(s.key));
     if (s.creates) commands.push_back({"ZADD", keys_.IndexOf(s.key.id), "0", RedisKeys::Member(s.key)});
+    for (const size_t i : s.writes) {
+      if (writes[i].removal) commands.push_back(NoteRemoval(s.key, *writes[i].removal));
+    }
     s.command = commands.size();
     commands.push_back(CommitCommand(s.key, writes, s.writes));
   }
@@ -363,6 +366,12 @@ std::optional<RedisCommand> RedisStoreImpl::JoinCommand(const SessionKey& key, i
 RedisCommand RedisStoreImpl::MarkPending(const SessionKey& key) {
   // The score tells this change from a later one of the same session.
   return {"ZADD", keys_.Pending(), std::to_string(RandomBits() >> 12), RedisKeys::Member(key)};
+}
+// Before the session goes: whoever finds it and the session looks whether that is still the one it names.
+RedisCommand RedisStoreImpl::NoteRemoval(const SessionKey& key, const SessionWrite::Removal& removal) const {
+  const std::string name = keys_.Removal(key.id, removal.request_id);
+  return {"SET", name, SealRecord(RecordType::kRequest, kRedisRecordVersion, name, removal.record), "PX",
+          std::to_string(std::max<int64_t>(1, absl::ToInt64Milliseconds(removal.keep)))};
 }
 RedisCommand RedisStoreImpl::ClearPending(const SessionKey& key) const {
   return {"ZREM", keys_.Pending(), RedisKeys::Member(key)};

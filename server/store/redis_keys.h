@@ -39,6 +39,9 @@ class RedisKeys {
   std::string Writer(std::string_view instance) const { return StrCat(prefix_, "writer:", instance); }
   std::string Pending() const { return prefix_ + "pending"; }
   std::string Name(std::string_view id) const { return StrCat(prefix_, "name:", id); }
+  std::string Removal(std::string_view id, std::string_view request_id) const {
+    return StrCat(prefix_, "removed:", id, ":", request_id);
+  }
   std::string Index(uint64_t shard) const { return StrCat(prefix_, "index:", shard); }
   std::string IndexOf(std::string_view id) const { return Index(Xxh3(id) % kIndexShards); }
   std::string Handovers(std::string_view owner) const { return StrCat(prefix_, "handover:", owner); }
@@ -70,16 +73,23 @@ class RedisKeys {
     if (!uid) return std::nullopt;
     return SessionKey{std::string(member.substr(0, member.size() - 17)), *uid};
   }
-  // In a handover set: token, NUL, member.
-  static std::string Handover(const HeldLease& lease) {
-    return StrCat(lease.token, std::string(1, '\0'), Member(lease.key));
+  // In a handover set: token, NUL, member, and NUL and "c" where its request is to be cancelled.
+  static std::string Wanted(const WantedLease& wanted) {
+    const std::string_view suffix = wanted.handover == Handover::kCancel ? kCancelSuffix : std::string_view();
+    return StrCat(wanted.lease.token, std::string(1, '\0'), Member(wanted.lease.key), suffix);
   }
-  static std::optional<HeldLease> ParseHandover(std::string_view member) {
+  static std::optional<WantedLease> ParseWanted(std::string_view member) {
+    WantedLease out;
+    if (member.ends_with(kCancelSuffix)) {
+      out.handover = Handover::kCancel;
+      member.remove_suffix(kCancelSuffix.size());
+    }
     const size_t end = member.find('\0');
     if (end == std::string_view::npos) return std::nullopt;
     std::optional<SessionKey> key = ParseMember(member.substr(end + 1));
     if (!key) return std::nullopt;
-    return HeldLease{*std::move(key), std::string(member.substr(0, end))};
+    out.lease = {*std::move(key), std::string(member.substr(0, end))};
+    return out;
   }
   std::string SealName(const SessionKey& key) const {
     RecordWriter payload;
@@ -88,6 +98,8 @@ class RedisKeys {
   }
 
  private:
+  static constexpr std::string_view kCancelSuffix{"\0c", 2};
+
   const std::string prefix_;
 };
 

@@ -80,20 +80,20 @@ absl::Status RedisStoreImpl::Release(std::span<const HeldLease> leases) {
   return absl::OkStatus();
 }
 
-absl::Status RedisStoreImpl::RequestHandover(const HeldLease& lease) {
-  const std::string_view owner = OwnerOf(lease.token);
+absl::Status RedisStoreImpl::RequestHandover(const WantedLease& wanted) {
+  const std::string_view owner = OwnerOf(wanted.lease.token);
   if (owner.empty()) return absl::OkStatus();
-  const std::vector<RedisCommand> ask = {{"ZADD", keys_.Handovers(owner), "0", RedisKeys::Handover(lease)},
+  const std::vector<RedisCommand> ask = {{"ZADD", keys_.Handovers(owner), "0", RedisKeys::Wanted(wanted)},
                                          {"EXPIRE", keys_.Handovers(owner), std::to_string(kHandoverSeconds)}};
   ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, client_->Run(ask, Effect::kWrite));
   return client_->StatusOf(replies[0]);
 }
 
-absl::StatusOr<std::vector<HeldLease>> RedisStoreImpl::PendingHandovers(std::string_view owner, absl::Duration wait) {
+absl::StatusOr<std::vector<WantedLease>> RedisStoreImpl::PendingHandovers(std::string_view owner, absl::Duration wait) {
   const std::string key = keys_.Handovers(owner);
-  std::vector<HeldLease> out;
+  std::vector<WantedLease> out;
   const auto take = [&](const std::string& member) {
-    if (auto lease = RedisKeys::ParseHandover(member)) out.push_back(*std::move(lease));
+    if (auto wanted = RedisKeys::ParseWanted(member)) out.push_back(*std::move(wanted));
   };
   std::vector<RedisCommand> commands;
   if (wait > absl::ZeroDuration()) {

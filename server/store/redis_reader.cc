@@ -219,6 +219,14 @@ absl::StatusOr<std::string> RedisStoreImpl::GetRequest(const SessionKey& key, st
   return Payload(RecordType::kRequest, keys_.Request(key.uid, request_id), reply.text, key.id, what);
 }
 
+absl::StatusOr<std::string> RedisStoreImpl::GetRemoval(std::string_view id, std::string_view request_id) {
+  const std::string key = keys_.Removal(id, request_id);
+  ASSIGN_OR_RETURN(const RedisReply reply, client_->Run(RedisCommand{"GET", key}, Effect::kRead));
+  const std::string what = StrCat("removal by request '", request_id, "'");
+  if (reply.is_nil()) return absl::NotFoundError(StrCat("session '", id, "' has no ", what));
+  return Payload(RecordType::kRequest, key, reply.text, std::string(id), what);
+}
+
 // A cursor is the id of the session, a NUL, and the request id that was last.
 absl::StatusOr<std::vector<StoredRequest>> RedisStoreImpl::ListRequests(std::string* cursor, size_t limit) {
   std::vector<StoredRequest> out;

@@ -40,6 +40,7 @@ class RedisStoreImpl final : public RedisStore {
   absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                int64_t last) override;
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override;
+  absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) override;
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override;
   absl::Status RemoveRequests(std::span<const StoredRequest> requests) override;
   absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,
@@ -54,8 +55,8 @@ class RedisStoreImpl final : public RedisStore {
   absl::StatusOr<LeaseState> Acquire(const SessionKey& key, std::string_view owner, absl::Duration ttl) override;
   std::vector<absl::Status> Renew(std::span<const HeldLease> leases, absl::Duration ttl) override;
   absl::Status Release(std::span<const HeldLease> leases) override;
-  absl::Status RequestHandover(const HeldLease& lease) override;
-  absl::StatusOr<std::vector<HeldLease>> PendingHandovers(std::string_view owner, absl::Duration wait) override;
+  absl::Status RequestHandover(const WantedLease& wanted) override;
+  absl::StatusOr<std::vector<WantedLease>> PendingHandovers(std::string_view owner, absl::Duration wait) override;
   absl::Status PutSnapshotLeased(const SessionKey& key, std::string_view lease, const SnapshotName& name,
                                  std::string_view bytes, std::span<const SnapshotName> drop) override;
   absl::Status AdoptReplacedStore() override;
@@ -105,6 +106,7 @@ class RedisStoreImpl final : public RedisStore {
   void JoinTails(const Wave& wave) const;
   std::optional<RedisCommand> JoinCommand(const SessionKey& key, int64_t branch, const RedisReply& tail) const;
   RedisCommand MarkPending(const SessionKey& key);
+  RedisCommand NoteRemoval(const SessionKey& key, const SessionWrite::Removal& removal) const;
   RedisCommand ClearPending(const SessionKey& key) const;
   RedisCommand UnIndex(const SessionKey& key) const;
 

@@ -1,4 +1,4 @@
-// What rocksdb_open.cc, rocksdb_reader.cc and rocksdb_store.cc share. Not for others.
+// What the files rocksdb_*.cc share. Not for others.
 #pragma once
 
 #include <rocksdb/db.h>
@@ -32,8 +32,21 @@ struct OpenedDb {
   Families cf;
 };
 
-// Checks the directory and its format, then opens the database.
+// Checks the directory, its format and its write-ahead logs, then opens the database.
 absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options);
+
+// The parts of that. CheckFormat gives the version of what is there, and begins a new store where there is nothing.
+absl::Status CheckDirectory(const std::string& dir);
+absl::StatusOr<int> CheckFormat(const std::string& dir);
+// Whether opening leaves out nothing that was synced (rocksdb_recovery.cc).
+absl::Status CheckLogs(const RocksDbStoreOptions& options);
+rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options);
+std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOptions& options);
+void SyncDirectory(const std::string& dir);
+
+absl::Status CannotUse(std::string_view dir, std::string_view why);  // FAILED_PRECONDITION
+absl::Status Damaged(std::string_view dir, std::string_view what);   // DATA_LOSS, with what can be done
+absl::Status OpenError(const std::string& dir, const rocksdb::Status& s);
 
 // The names of snapshots, apart from their bytes: an iterator over those would read all of them. `snapshot_key` is the
 // snapshot's NumberedKey, or its beginning.
@@ -44,6 +57,8 @@ void PutSnapshotName(const OpenedDb& db, std::string_view snapshot_key, rocksdb:
 std::string SessionDbKey(const SessionKey& key);
 std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position);
 std::string RequestKey(uint64_t uid, std::string_view request_id);
+// As a request of uid 0, which no session has.
+std::string RemovalName(std::string_view id, std::string_view request_id);
 std::string UidPrefix(uint64_t uid);
 // The first key after all that begin with `prefix`; empty if there is none.
 std::string PrefixEnd(std::string prefix);

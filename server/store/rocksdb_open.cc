@@ -5,6 +5,7 @@
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 #include <sys/stat.h>
@@ -27,21 +28,22 @@
 #include "server/store/rocksdb_internal.h"
 
 namespace smt::store_internal {
-namespace {
-
 namespace fs = std::filesystem;
-constexpr std::string_view kFormatPrefix = "smt-session-store ";
 
 absl::Status CannotUse(std::string_view dir, std::string_view why) {
   return absl::FailedPreconditionError(StrCat("store directory '", dir, "' cannot be used: ", why));
 }
 
-void SyncDirectory(const fs::path& dir) {
+void SyncDirectory(const std::string& dir) {
   const int fd = ::open(dir.empty() ? "." : dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   ::fsync(fd);
   ::close(fd);
 }
+
+namespace {
+
+constexpr std::string_view kFormatPrefix = "smt-session-store ";
 
 // With its parents. The name of a new directory is on disk once the one around it is synced.
 std::error_code MakeDirectories(const fs::path& dir) {
@@ -51,9 +53,13 @@ std::error_code MakeDirectories(const fs::path& dir) {
     around.push_back(p.parent_path());
   }
   fs::create_directories(dir, ec);
-  if (!ec) std::for_each(around.begin(), around.end(), SyncDirectory);
+  for (const fs::path& parent : around) {
+    if (!ec) SyncDirectory(parent.string());
+  }
   return ec;
 }
+
+}  // namespace
 
 absl::Status CheckDirectory(const std::string& dir) {
   if (dir.empty()) return absl::InvalidArgumentError("the store directory must be named, got an empty path");
@@ -69,6 +75,8 @@ absl::Status CheckDirectory(const std::string& dir) {
   if (ec) return CannotUse(dir, StrCat("rocksdb cannot be made in it: ", ec.message()));
   return absl::OkStatus();
 }
+
+namespace {
 
 // Written to a temporary name, synced and renamed: FORMAT is whole or absent.
 absl::Status WriteFormat(const std::string& dir) {
@@ -96,7 +104,8 @@ bool HoldsTables(const fs::path& db) {
   return false;
 }
 
-// Gives the version of what is there.
+}  // namespace
+
 absl::StatusOr<int> CheckFormat(const std::string& dir) {
   std::error_code ec;
   const fs::path db = fs::path(dir) / "rocksdb";
@@ -120,12 +129,10 @@ absl::StatusOr<int> CheckFormat(const std::string& dir) {
     return CannotUse(dir, StrCat("its format is version ", version, ", this server reads up to version ",
                                  kStoreFormatVersion, "; use the newer server"));
   }
-  // RocksDB would begin an empty database and remove the files it does not know.
-  if (!has_db && HoldsTables(db)) {
-    return absl::DataLossError(StrCat("store directory '", dir, "': rocksdb/CURRENT is missing beside its tables"));
-  }
   return version;
 }
+
+namespace {
 
 // What the first version did not have: the names of snapshots apart from their bytes.
 absl::Status Raise(const std::string& dir, const OpenedDb& opened) {
@@ -152,6 +159,8 @@ class NoAutoRecovery final : public rocksdb::EventListener {
   }
 };
 
+}  // namespace
+
 rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   rocksdb::DBOptions db;
   if (options.env != nullptr) db.env = options.env;
@@ -160,8 +169,10 @@ rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   db.paranoid_checks = true;
   db.listeners.push_back(std::make_shared<NoAutoRecovery>());
   db.max_bgerror_resume_count = 0;  // a failed sync is never retried
-  // A torn last record is what a crash leaves. Damage anywhere else must be told, not skipped: it was acknowledged.
-  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  // Ends at a record that a crash tore. It would end at damage, too, and leave out what was acknowledged after it:
+  // CheckLogs looks before. What was synced of a log that has a successor is in the manifest.
+  db.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  db.track_and_verify_wals_in_manifest = true;
   db.max_total_wal_size = uint64_t{256} << 20;
   db.bytes_per_sync = 1 << 20;
   // Snapshots pass through the write-ahead log, and the next sync of ids would have to wait for all of their bytes.
@@ -176,24 +187,40 @@ rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   return db;
 }
 
+absl::Status Damaged(std::string_view dir, std::string_view what) {
+  return absl::DataLossError(StrCat("store directory '", dir, "': its database is damaged: ", what,
+                                    ". Restore a backup, or keep what can be read with \"smt_server --store_dir=", dir,
+                                    " --repair_store\", which leaves the damaged files beside it"));
+}
+
+namespace {
+
+// RocksDB's message names the manifest where a table that it lists cannot be opened.
+std::string UnreadableTables(const std::string& dir) {
+  std::string out;
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(fs::path(dir) / "rocksdb", ec)) {
+    if (entry.path().extension() != ".sst") continue;
+    rocksdb::SstFileReader table{rocksdb::Options()};
+    if (!table.Open(entry.path().string()).ok()) {
+      out += StrCat(out.empty() ? "; cannot be read: " : ", ", entry.path().filename().string());
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 absl::Status OpenError(const std::string& dir, const rocksdb::Status& s) {
   const std::string text = s.ToString();
   if (s.IsIOError() && text.find("LOCK") != std::string::npos) {
     return CannotUse(dir, StrCat("another server holds it (", text, ")"));
   }
   if (s.IsNoSpace()) return absl::ResourceExhaustedError(StrCat("store directory '", dir, "': ", text));
-  if (s.IsCorruption()) {
-    return absl::DataLossError(StrCat("store directory '", dir, "': its database is damaged: ", text));
-  }
-  return CannotUse(dir, text);
+  return s.IsCorruption() ? Damaged(dir, text + UnreadableTables(dir)) : CannotUse(dir, text);
 }
 
-}  // namespace
-
-absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
-  RETURN_IF_ERROR(CheckDirectory(options.dir));
-  ASSIGN_OR_RETURN(const int version, CheckFormat(options.dir));
-
+std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOptions& options) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(static_cast<size_t>(options.block_cache_bytes));
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
@@ -214,16 +241,28 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
   // Small, so that resident memory does not grow with the snapshots taken since the last flush.
   blobs.write_buffer_size = 1 << 20;
 
-  const std::vector<rocksdb::ColumnFamilyDescriptor> families = {{rocksdb::kDefaultColumnFamilyName, small},
-                                                                 {"sessions", small},
-                                                                 {"log", small},
-                                                                 {"requests", small},
-                                                                 {"snapshots", blobs},
-                                                                 {"references", small}};
+  return {{rocksdb::kDefaultColumnFamilyName, small},
+          {"sessions", small},
+          {"log", small},
+          {"requests", small},
+          {"snapshots", blobs},
+          {"references", small}};
+}
+
+absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options) {
+  RETURN_IF_ERROR(CheckDirectory(options.dir));
+  ASSIGN_OR_RETURN(const int version, CheckFormat(options.dir));
+  const fs::path path = fs::path(options.dir) / "rocksdb";
+  // RocksDB would begin an empty database and remove the files it does not know.
+  if (std::error_code ec; !fs::exists(path / "CURRENT", ec) && HoldsTables(path)) {
+    return Damaged(options.dir, "rocksdb/CURRENT is missing beside its tables");
+  }
+  RETURN_IF_ERROR(CheckLogs(options));
+
   OpenedDb out;
   rocksdb::DB* db = nullptr;
   const rocksdb::Status s =
-      rocksdb::DB::Open(DbOptions(options), options.dir + "/rocksdb", families, &out.handles, &db);
+      rocksdb::DB::Open(DbOptions(options), path.string(), FamiliesOf(options), &out.handles, &db);
   if (!s.ok()) return OpenError(options.dir, s);
   out.db.reset(db);
   out.cf = {out.handles[1], out.handles[2], out.handles[3], out.handles[4], out.handles[5]};
@@ -264,6 +303,10 @@ std::string NumberedKey(uint64_t uid, int64_t branch, int64_t position) {
 }
 
 std::string RequestKey(uint64_t uid, std::string_view request_id) { return UidPrefix(uid).append(request_id); }
+
+std::string RemovalName(std::string_view id, std::string_view request_id) {
+  return StrCat(id, std::string_view("\0", 1), request_id);
+}
 
 std::string PrefixEnd(std::string prefix) {
   while (!prefix.empty() && prefix.back() == '\xff') prefix.pop_back();

@@ -71,6 +71,8 @@ class RocksDbReader {
   Cursor Scan(rocksdb::ColumnFamilyHandle* cf, const std::string& prefix) const;
   absl::StatusOr<std::string> Get(rocksdb::ColumnFamilyHandle* cf, RecordType type, const std::string& db_key,
                                   const SessionKey& key, const std::string& what) const;
+  absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first, int64_t last,
+                                               rocksdb::ReadOptions read) const;
   static StoredSession ReadSession(rocksdb::Iterator& it);
   static absl::StatusOr<Segment> ReadSegment(const SessionKey& key, rocksdb::Iterator& it);
 

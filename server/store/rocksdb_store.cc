@@ -20,6 +20,7 @@
 #include "server/store/rocksdb_internal.h"
 #include "server/store/rocksdb_reader.h"
 #include "server/store/rocksdb_references.h"
+#include "server/store/rocksdb_sync_guard.h"
 
 namespace smt {
 namespace {
@@ -36,7 +37,8 @@ constexpr size_t kMaxSingleDeletes = 1024;  // beyond it a range tombstone is ch
 
 class RocksDbStore final : public SessionStore {
  public:
-  RocksDbStore(RocksDbStoreOptions options, OpenedDb opened) : options_(std::move(options)), o_(std::move(opened)) {}
+  RocksDbStore(RocksDbStoreOptions options, std::unique_ptr<SyncGuard> guard, OpenedDb opened)
+      : options_(std::move(options)), guard_(std::move(guard)), o_(std::move(opened)) {}
 
   ~RocksDbStore() override {
     // A clean end leaves nothing in the write-ahead log, where a damaged byte would concern every session.
@@ -120,6 +122,10 @@ class RocksDbStore final : public SessionStore {
     absl::ReaderMutexLock lock(&db_mu_);
     ASSIGN_OR_RETURN(const RocksDbReader reader, Reader());
     return reader.Request(key, request_id);
+  }
+
+  absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) override {
+    return GetRequest({std::string(id), 0}, RemovalName(id, request_id));
   }
 
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
@@ -248,6 +254,10 @@ class RocksDbStore final : public SessionStore {
     }
     if (w.kind == SessionWrite::Kind::kRemove) {
       RETURN_IF_ERROR(StageRemove(w.key, g));
+      if (w.removal) {
+        const std::string k = RequestKey(0, RemovalName(w.key.id, w.removal->request_id));
+        g->batch.Put(o_.cf.requests, k, SealRecord(RecordType::kRequest, kRecordVersion, k, w.removal->record));
+      }
       found->second.reset();
       return absl::OkStatus();
     }
@@ -343,7 +353,8 @@ class RocksDbStore final : public SessionStore {
     rocksdb::WriteOptions write;
     write.sync = sync;
     const absl::Time begin = absl::Now();
-    const rocksdb::Status s = o_.db->Write(write, batch);
+    rocksdb::Status s = o_.db->Write(write, batch);
+    if (const rocksdb::IOStatus synced = guard_->status(); !synced.ok()) s = synced;
     if (s.ok()) {
       if (sync && options_.on_sync) options_.on_sync(absl::Now() - begin);
       return absl::OkStatus();
@@ -353,9 +364,13 @@ class RocksDbStore final : public SessionStore {
       return NoSpace(s.ToString());
     }
     absl::MutexLock lock(&failed_mu_);
-    failed_ = absl::UnavailableError(StrCat("the store in '", options_.dir, "' has failed and is closed (",
-                                            s.ToString(), "); what was acknowledged is on disk, restart the server"));
+    failed_ = Broken(s);
     return failed_;
+  }
+
+  absl::Status Broken(const rocksdb::Status& why) const {
+    return absl::UnavailableError(StrCat("the store in '", options_.dir, "' has failed and is closed (", why.ToString(),
+                                         "); what was acknowledged is on disk, restart the server"));
   }
 
   absl::Status NoSpace(std::string_view why) const {
@@ -372,8 +387,17 @@ class RocksDbStore final : public SessionStore {
     if (free >= 0 && free < needed) return NoSpace(StrCat(free, " bytes are free, at least ", needed, " are needed"));
     absl::WriterMutexLock lock(&db_mu_);
     Close();
+    guard_->Reset();
     auto opened = OpenDb(options_);
-    if (!opened.ok()) return NoSpace(std::string(opened.status().message()));
+    if (!opened.ok()) {
+      const std::string why(opened.status().message());
+      closed_ = absl::IsResourceExhausted(opened.status())
+                    ? NoSpace(why)
+                    : absl::UnavailableError(StrCat("the store in '", options_.dir, "' is closed, since opening it ",
+                                                    "again after it had found no space failed (", why,
+                                                    "); what was acknowledged is on disk, each call tries again"));
+      return closed_;
+    }
     o_ = *std::move(opened);
     out_of_space_ = false;
     uids_.clear();
@@ -406,15 +430,18 @@ class RocksDbStore final : public SessionStore {
 
   // Why nothing can be read or written.
   absl::Status Failed() const ABSL_SHARED_LOCKS_REQUIRED(db_mu_) {
-    if (o_.db == nullptr) return NoSpace("closed until there is room");
+    if (o_.db == nullptr) return closed_;
+    if (const rocksdb::IOStatus synced = guard_->status(); !synced.ok() && !synced.IsNoSpace()) return Broken(synced);
     absl::MutexLock lock(&failed_mu_);
     return failed_;
   }
 
   const RocksDbStoreOptions options_;
+  const std::unique_ptr<SyncGuard> guard_;
   absl::Mutex mu_;     // orders mutations; before db_mu_
   absl::Mutex db_mu_;  // written only to open the database anew
   OpenedDb o_ ABSL_GUARDED_BY(db_mu_);
+  absl::Status closed_ ABSL_GUARDED_BY(db_mu_);  // why, while o_.db is null
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
   // Of sessions written lately. Nobody else writes the database.
   std::unordered_map<std::string, uint64_t> uids_ ABSL_GUARDED_BY(mu_);
@@ -426,8 +453,10 @@ class RocksDbStore final : public SessionStore {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenRocksDbStore(RocksDbStoreOptions options) {
+  auto guard = std::make_unique<SyncGuard>(options.env);
+  options.env = guard->env();
   ASSIGN_OR_RETURN(OpenedDb opened, OpenDb(options));
-  return std::make_unique<RocksDbStore>(std::move(options), std::move(opened));
+  return std::make_unique<RocksDbStore>(std::move(options), std::move(guard), std::move(opened));
 }
 
 }  // namespace smt

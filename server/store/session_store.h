@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace smt {
 
@@ -64,7 +65,7 @@ struct SessionWrite {
   enum class Kind {
     kUpdate,
     kCreate,  // ALREADY_EXISTS if the id is taken
-    kRemove,  // with its log, snapshots and requests, but what others refer to; the other fields are not used
+    kRemove,  // with its log, snapshots and requests, but what others refer to; uses key, lease and removal
   };
   Kind kind = Kind::kUpdate;
   SessionKey key;                     // NOT_FOUND (kUpdate, kRemove) unless the id exists with this uid
@@ -80,6 +81,13 @@ struct SessionWrite {
   std::string lease;
   // Replaces what the session refers to. NOT_FOUND naming the one that is not there (any more).
   std::optional<std::vector<StoreReference>> references;
+  // kRemove: what is remembered of it, by the id, when the session is gone: GetRemoval. A shared store may write it a
+  // moment before.
+  struct Removal {
+    std::string request_id, record;
+    absl::Duration keep;  // at least; an embedded store keeps it until RemoveRequests, uid 0
+  };
+  std::optional<Removal> removal;
 };
 
 class SessionStore {
@@ -103,6 +111,8 @@ class SessionStore {
                                                        int64_t last) = 0;
 
   virtual absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) = 0;  // NOT_FOUND
+  // The record of a SessionWrite::Removal of the session that had this id.
+  virtual absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) = 0;  // NOT_FOUND
   // Up to `limit` requests of all sessions after `cursor` (empty: from the first); moves it, empty at the end.
   virtual absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) = 0;
   // Those whose record is still the one given.

@@ -8,6 +8,7 @@
 #include "absl/synchronization/notification.h"
 #include "model/base/status_macros.h"
 #include "server/session/session_manager.h"
+#include "server/store/redis_store.h"
 #include "server/store/rocksdb_store.h"
 #include "tests/benchmarks/bench_util.h"
 #include "tests/benchmarks/executor_drive.h"
@@ -124,18 +125,31 @@ absl::StatusOr<json> RestoreFigures(const SessionBenchOptions& options) {
   const auto measure = [&](Executor& executor, int) -> absl::StatusOr<json> {
     const int64_t bytes = executor.info().state_bytes;
     ExecutorDrive drive(executor);
-    for (const bool host : {true, false}) {
+    std::vector<std::string> tiers = {"host", "rocksdb"};
+    if (!options.store_url.empty()) tiers.push_back("redis");
+    for (const std::string& tier : tiers) {
+      const bool host = tier == "host";
       SessionManager::Options sessions;
       sessions.model_fingerprint = "model";
       sessions.numerics_id = executor.info().numerics_id;
       sessions.state_bytes = bytes;
       sessions.host_state_bytes = host ? 64 * bytes : 0;
-      RocksDbStoreOptions rocks;
-      rocks.dir = absl::StrCat(options.dir.empty() ? dir.path() : options.dir, "/restore-", host);
-      ASSIGN_OR_RETURN(std::unique_ptr<SessionStore> store, OpenRocksDbStore(std::move(rocks)));
+      std::unique_ptr<SessionStore> store;
+      if (tier == "redis") {
+        RedisStoreOptions redis;
+        redis.address = options.store_url;
+        ASSIGN_OR_RETURN(std::unique_ptr<RedisStore> shared, OpenRedisStore(std::move(redis)));
+        sessions.leases = shared.get();
+        store = std::move(shared);
+      } else {
+        RocksDbStoreOptions rocks;
+        rocks.dir = absl::StrCat(options.dir.empty() ? dir.path() : options.dir, "/restore-", tier);
+        ASSIGN_OR_RETURN(store, OpenRocksDbStore(std::move(rocks)));
+      }
       ASSIGN_OR_RETURN(auto manager, SessionManager::Open(std::move(sessions), std::move(store)));
       for (const int length : options.lengths) {
-        const std::string id = absl::StrCat("s", length);
+        const std::string id = absl::StrCat("restore-", length);
+        manager->Delete(id, std::nullopt).IgnoreError();  // of an earlier run
         RETURN_IF_ERROR(manager->Create(id, absl::InfiniteDuration(), {}).status());
         executor.Reset(0);
         RETURN_IF_ERROR(drive.Fill(SlotRange(0, 1), length));
@@ -160,7 +174,7 @@ absl::StatusOr<json> RestoreFigures(const SessionBenchOptions& options) {
           RETURN_IF_ERROR(drive.Wait(executor.Load(0, restored.state->span())));
           seconds.push_back(Seconds() - start);
         }
-        figures[host ? "host" : "rocksdb"][absl::StrCat(length)] = Spread(seconds);
+        figures[tier][absl::StrCat(length)] = Spread(seconds);
       }
     }
     figures["state_bytes"] = bytes;
@@ -247,6 +261,47 @@ absl::StatusOr<json> RecoveryFigures(const SessionBenchOptions& options) {
               {"position", generation.position()},
               {"start_to_ready_s", ready - killed},
               {"ready_to_first_token_s", first - ready}};
+}
+
+absl::StatusOr<json> DrainFigures(const SessionBenchOptions& options) {
+  const int streams = options.quick ? 4 : options.streams;
+  ServerProcess server(
+      ServerOptionsOf(options, {absl::StrCat("--max_slots=", streams), absl::StrCat("--max_queue=", 2 * streams)}));
+  RETURN_IF_ERROR(server.Start());
+  const auto asker = server.NewClient();
+  ASSIGN_OR_RETURN(const int vocabulary, Vocabulary(*asker));
+  LoopbackClient client(server.address(), (streams + 15) / 16);
+  StreamLoad load = {.streams = streams, .tokens = 1 << 20};
+  load.session_prefix = "sessions/t-";
+  load.request_id = "r";
+  std::thread reader([&] { client.Rate(vocabulary, load).status().IgnoreError(); });  // they are all cut off
+  const auto count = [&](client::Client& from, v1::GenerationState state) {
+    int n = 0;
+    for (int i = 0; i < streams; ++i) {
+      v1::Generation generation;
+      const bool found = from.GetGeneration(absl::StrCat("sessions/t-", i), "r", &generation).ok();
+      n += found && generation.state() == state &&
+           generation.position() > generation.start_position() + generation.prompt_tokens();
+    }
+    return n;
+  };
+  int running = 0;
+  for (const double limit = Seconds() + 60; running < streams && Seconds() < limit;) {
+    absl::SleepFor(absl::Milliseconds(100));
+    running = count(*asker, v1::GENERATION_STATE_RUNNING);
+  }
+  const double asked = Seconds();
+  const absl::StatusOr<int> exit_code = server.Terminate(absl::Minutes(1));
+  const double ended = Seconds();
+  reader.join();
+  if (running < streams) return absl::InternalError(absl::StrCat(running, " of ", streams, " streams ran"));
+  RETURN_IF_ERROR(exit_code.status());
+  RETURN_IF_ERROR(server.Start(absl::Minutes(2)));
+  const auto after = server.NewClient();
+  return json{{"streams", streams},
+              {"exit_code", *exit_code},
+              {"sigterm_to_exit_s", ended - asked},
+              {"parked", count(*after, v1::GENERATION_STATE_PARKED)}};
 }
 
 }  // namespace smt::bench

@@ -15,8 +15,8 @@ struct SessionBenchOptions {
   std::string device = "cpu";
   std::string dtype = "auto";
   std::string dir;                           // of the stores; empty: a temporary one
-  std::string store_url;                     // of a Redis instead, for `fork`
-  int streams = 64;                          // at once, for `durability`
+  std::string store_url;                     // of a Redis: instead, for `fork`; besides, for `restore`
+  int streams = 64;                          // at once, for `durability`, `recovery` and `drain`
   int tokens = 128;                          // of a turn
   int step_us = -1;                          // >= 0: no model, but steps of so many microseconds, for `durability`
   int rounds = 5;                            // the median counts
@@ -27,12 +27,14 @@ struct SessionBenchOptions {
 // Tokens/s of whole turns, from the calls to `finished`, with TURN and TOKEN over NONE, in turn within one run. Each
 // kind has slots of its own, so that no state is moved.
 absl::StatusOr<nlohmann::json> DurabilityFigures(const SessionBenchOptions& options);
-// Milliseconds until a parked session's state is in its slot again, from the host's memory and from RocksDB, for
-// sessions of each length.
+// Milliseconds until a parked session's state is in its slot again, from the host's memory, from RocksDB and, where one
+// is named, from a Redis, for sessions of each length.
 absl::StatusOr<nlohmann::json> RestoreFigures(const SessionBenchOptions& options);
 // Milliseconds of ForkSession and RollbackSession, for sessions of each length.
 absl::StatusOr<nlohmann::json> ForkFigures(const SessionBenchOptions& options);
 // Seconds from SIGKILL amid `streams` streams to the first token that a resumed one gets, the server's start included.
 absl::StatusOr<nlohmann::json> RecoveryFigures(const SessionBenchOptions& options);
+// Seconds from SIGTERM amid `streams` streams to the end of the server, all of them parked where they had come.
+absl::StatusOr<nlohmann::json> DrainFigures(const SessionBenchOptions& options);
 
 }  // namespace smt::bench

@@ -39,12 +39,12 @@ CLI::App* AddGpu(CLI::App& app, smt::bench::GpuBenchOptions& gpu) {
 }
 
 CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) {
-  CLI::App* command = app.add_subcommand("sessions", "What durability, restores, forks and recovery cost");
+  CLI::App* command = app.add_subcommand("sessions", "What durability, restores, forks, recovery and drain cost");
   command->add_option("--model_dir", sessions.model_dir, "Model folder")->capture_default_str();
   command->add_option("--device", sessions.device, "cpu or cuda:N")->capture_default_str();
   command->add_option("--dtype", sessions.dtype, "auto, bfloat16, float16 or float32")->capture_default_str();
   command->add_option("--dir", sessions.dir, "Folder of the stores. Default: a temporary one");
-  command->add_option("--store_url", sessions.store_url, "A Redis instead, for fork");
+  command->add_option("--store_url", sessions.store_url, "A Redis: instead, for fork; besides, for restore");
   command->add_option("--streams", sessions.streams, "At once")->check(CLI::Range(1, 1 << 16))->capture_default_str();
   command->add_option("--tokens", sessions.tokens, "Of a turn")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command
@@ -90,7 +90,8 @@ int main(int argc, char** argv) {
         {{"durability", smt::bench::DurabilityFigures},
          {"restore", smt::bench::RestoreFigures},
          {"fork", smt::bench::ForkFigures},
-         {"recovery", smt::bench::RecoveryFigures}};
+         {"recovery", smt::bench::RecoveryFigures},
+         {"drain", smt::bench::DrainFigures}};
     json result;
     for (const auto& [name, measure] : parts) {
       if (!only.empty() && std::find(only.begin(), only.end(), name) == only.end()) continue;

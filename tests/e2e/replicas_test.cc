@@ -251,6 +251,33 @@ TEST_P(HandoverTest, WhatAKilledServerStreamedGoesOnElsewhereWithinTheLease) {
   ExpectUndisturbed(second->Have(), kTokens);
 }
 
+TEST_P(HandoverTest, ARequestThatRunsElsewhereIsSeenAndCancelled) {
+  ServerProcess &a = StartServer(), &b = StartServer();
+  const auto client_a = a.NewClient(), client_b = b.NewClient();
+  const v1::GenerationSpec spec = Request("story", "r", 100'000, GetParam());
+  const auto stream = Stream::Begin(*client_a, spec);
+  ASSERT_TRUE(stream->WaitFor(200)) << stream->WaitForEnd().message;
+  v1::Generation seen;
+  client::Error error = client_b->GetGeneration("sessions/story", "r", &seen);
+  ASSERT_TRUE(error.ok()) << error.message;
+  EXPECT_EQ(seen.state(), v1::GENERATION_STATE_RUNNING);
+  EXPECT_GT(seen.position(), seen.start_position() + seen.prompt_tokens());
+  const absl::Time asked = absl::Now();
+  v1::Generation cancelled;
+  error = client_b->CancelGeneration("sessions/story", "r", &cancelled);
+  ASSERT_TRUE(error.ok()) << error.message;
+  EXPECT_LT(absl::Now() - asked, kLease) << "asked for, not waited out";
+  EXPECT_EQ(cancelled.state(), v1::GENERATION_STATE_CANCELLED);
+  EXPECT_EQ(cancelled.finished().reason(), v1::FINISH_REASON_CANCELLED);
+  const client::Error ended = stream->WaitForEnd();
+  EXPECT_TRUE(ended.ok()) << ended.message;
+  EXPECT_TRUE(stream->Have().finished);
+  EXPECT_EQ(stream->Have().position, cancelled.position());
+  ExpectUndisturbed(stream->Have(), stream->Have().ids.size());
+  EXPECT_EQ(SessionAt(b, "story").position(), cancelled.position());
+  EXPECT_FALSE(SessionAt(b, "story").active());
+}
+
 // Frozen for longer than its lease, it wakes up and believes for a moment that the session is its own.
 TEST_P(HandoverTest, AServerThatWasFrozenBeyondItsLeaseWritesNothing) {
   constexpr size_t kTokens = 3000;
@@ -299,7 +326,15 @@ TEST_F(ReplicasTest, AFrozenServersClientIsToldThatTheLeaseIsLost) {
   next.set_wait_for_session(true);
   const Outcome other = Generate(*client_b, next);
   ASSERT_TRUE(other.error.ok()) << other.error.message;
+  const auto reader = a.NewClient();
   a.Signal(SIGCONT);
+  // It says nothing of what it believes from before, not even in its first moments.
+  std::vector<v1::Session> listed;
+  std::string next_page;
+  const client::Error list = reader->ListSessions(10, "", &listed, &next_page);
+  ASSERT_TRUE(list.ok()) << list.message;
+  ASSERT_EQ(listed.size(), 1U);
+  EXPECT_EQ(listed[0].position(), other.finished.position());
   const client::Error told = first->WaitForEnd();
   EXPECT_EQ(told.code, grpc::StatusCode::UNAVAILABLE) << told.message;
   EXPECT_EQ(told.reason, "LEASE_LOST");
@@ -393,6 +428,32 @@ TEST_F(ReplicasTest, AServerThatIsToldToEndHandsItsStreamsOver) {
   ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << a.Stderr();
   EXPECT_EQ(*exit_code, 0);
   RecordProperty("ended_ms", static_cast<int>((absl::Now() - asked) / absl::Milliseconds(1)));
+  for (auto& stream : streams) {
+    const client::Error error = stream->WaitForEnd(absl::Seconds(110));
+    EXPECT_TRUE(error.ok()) << error.message;
+    ExpectUndisturbed(stream->Have(), kTokens);
+  }
+}
+
+TEST_F(ReplicasTest, AServerWithManyStreamsParksThemAllBeforeItEnds) {
+  constexpr int kStreams = 48;
+  constexpr size_t kTokens = 500;
+  ServerProcess& a = StartServer();
+  StartServer();
+  const auto client = ClientOfAll();
+  std::deque<std::unique_ptr<Stream>> streams;
+  for (int i = 0; i < kStreams; ++i) {
+    streams.push_back(Stream::ThroughRestarts(
+        *client,
+        Request(absl::StrCat("story-", i), "r", kTokens, i % 2 == 0 ? v1::DURABILITY_TURN : v1::DURABILITY_TOKEN)));
+  }
+  for (auto& stream : streams) ASSERT_TRUE(stream->WaitFor(10)) << stream->WaitForEnd().message;
+  size_t running = 0;
+  for (auto& stream : streams) running += !stream->Have().finished;
+  EXPECT_EQ(running, static_cast<size_t>(kStreams)) << "ended too early to be parked";
+  const auto exit_code = a.Terminate(absl::Seconds(10));
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << a.Stderr();
+  EXPECT_EQ(*exit_code, 0);
   for (auto& stream : streams) {
     const client::Error error = stream->WaitForEnd(absl::Seconds(110));
     EXPECT_TRUE(error.ok()) << error.message;

@@ -5,6 +5,7 @@ namespace smt::fuzz {
 #define SMT_FUZZ_TARGET_LIST(TARGET) \
   TARGET(record)                     \
   TARGET(session_header)             \
+  TARGET(session_file)               \
   TARGET(request)                    \
   TARGET(snapshot)                   \
   TARGET(names)                      \

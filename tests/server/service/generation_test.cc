@@ -384,6 +384,82 @@ TEST_F(GenerationTest, GetGenerationTellsHowARequestEnded) {
   EXPECT_EQ(generation().GetGeneration(&other, request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+// Between the look at the session and the turn.
+class InterruptedCodec final : public TextCodec {
+ public:
+  InterruptedCodec(const TextCodec& codec, std::function<void()> interrupt)
+      : codec_(codec), interrupt_(std::move(interrupt)) {}
+  std::vector<int32_t> Encode(std::string_view bytes, bool parse_special) const override {
+    if (interrupt_) std::exchange(interrupt_, nullptr)();
+    return codec_.Encode(bytes, parse_special);
+  }
+  const std::vector<std::string>& token_bytes() const override { return codec_.token_bytes(); }
+  bool IsSpecial(int32_t id) const override { return codec_.IsSpecial(id); }
+
+ private:
+  const TextCodec& codec_;
+  mutable std::function<void()> interrupt_;
+};
+
+TEST_F(GenerationTest, ARollbackToTheStartMeanwhileDoesNotTakeTheBosTokenAway) {
+  context_.bos = kBos;
+  CreateSession("s");
+  v1::GenerationSpec spec = Spec("hello", 2);
+  spec.set_session("sessions/s");
+  ASSERT_TRUE(Stream(spec).status.ok());
+  const InterruptedCodec codec(codec_, [&] {
+    RollbackSpec back;
+    back.session_id = "s";
+    back.turns = 1;
+    EXPECT_OK(session_manager_->Rollback(back));
+  });
+  context_.codec = &codec;
+  const Streamed out = Stream(spec);
+  context_.codec = &codec_;
+  ASSERT_TRUE(out.status.ok()) << out.status.error_message();
+  EXPECT_EQ(out.started.start_position(), 0);
+  EXPECT_EQ(session_manager_->ReadLog("s", 1, 6).value(), (std::vector<int32_t>{kBos, 'h', 'e', 'l', 'l', 'o'}));
+}
+
+TEST_F(GenerationTest, ATurnOfAnotherMeanwhileKeepsTheBosTokenOutOfTheMiddle) {
+  context_.bos = kBos;
+  CreateSession("s");
+  v1::GenerationSpec spec = Spec("ab", 1);
+  spec.set_session("sessions/s");
+  spec.set_request_id("r1");  // a session that is seen empty was asked to stay so only without one
+  const InterruptedCodec codec(codec_, [&] {
+    TurnSpec turn;
+    turn.session_id = "s";
+    turn.prompt = {'x', 'y'};
+    EXPECT_OK(session_manager_->BeginTurn(std::move(turn)));
+    EXPECT_TRUE(Eventually([&] { return !session_manager_->Get("s")->active; }));
+  });
+  context_.codec = &codec;
+  const Streamed out = Stream(spec);
+  context_.codec = &codec_;
+  ASSERT_TRUE(out.status.ok()) << out.status.error_message();
+  EXPECT_EQ(session_manager_->ReadLog("s", 1, 4).value(), (std::vector<int32_t>{'x', 'y', 'a', 'b'}));
+}
+
+// Without a prompt there must be something to go on from.
+TEST_F(GenerationTest, ARollbackToTheStartMeanwhileLeavesNothingToGoOnFrom) {
+  CreateSession("s");
+  v1::GenerationSpec spec = Spec("hello", 2);
+  spec.set_session("sessions/s");
+  ASSERT_TRUE(Stream(spec).status.ok());
+  spec.set_text("");
+  const InterruptedCodec codec(codec_, [&] {
+    RollbackSpec back;
+    back.session_id = "s";
+    back.turns = 1;
+    EXPECT_OK(session_manager_->Rollback(back));
+  });
+  context_.codec = &codec;
+  const Streamed out = Stream(spec);
+  context_.codec = &codec_;
+  EXPECT_EQ(out.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << out.status.error_message();
+}
+
 TEST_F(GenerationTest, CancelGenerationEndsTheStreamWithItsTokens) {
   model_->step_us = 2000;
   CreateSession("s");

@@ -89,6 +89,9 @@ class CountingStore final : public SessionStore {
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override {
     return store_->GetRequest(key, request_id);
   }
+  absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) override {
+    return store_->GetRemoval(id, request_id);
+  }
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override {
     return store_->ListRequests(cursor, limit);
   }

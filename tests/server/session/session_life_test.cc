@@ -138,6 +138,41 @@ TEST_F(SessionLifeTest, AnExpiredSessionIsGoneAtOnceAndSweptLater) {
   EXPECT_EQ(CountRecords(dir_.path(), "requests"), 0);
 }
 
+TEST_F(SessionLifeTest, ADeletionThatIsSentAgainIsAnsweredAsTheFirstTime) {
+  OpenRocks();
+  for (const bool restart : {false, true}) {
+    SCOPED_TRACE(restart);
+    Create("a");
+    Say("a", {1}, {2}, "said");
+    EXPECT_THAT(manager_->Delete("a", std::nullopt, "said"),
+                StatusIs(StatusCode::kInvalidArgument, HasSubstr("another meaning")));
+    ASSERT_OK(manager_->Delete("a", std::nullopt, "gone"));
+    if (restart) {
+      manager_.reset();
+      OpenRocks();
+    }
+    EXPECT_OK(manager_->Delete("a", std::nullopt, "gone"));
+    EXPECT_THAT(manager_->Delete("a", std::nullopt, "other"), StatusIs(StatusCode::kNotFound, HasSubstr("'a'")));
+    // One that was made under its name since is not what was deleted.
+    Create("a");
+    EXPECT_OK(manager_->Delete("a", std::nullopt, "gone"));
+    EXPECT_OK(manager_->Get("a"));
+    auto turn = Begin(Spec("a", {1}));
+    EXPECT_OK(manager_->Delete("a", std::nullopt, "gone"));
+    FinishAndWait(*turn);
+    turn.reset();
+    ASSERT_OK(manager_->Delete("a", std::nullopt));
+    clock_.Advance(absl::Hours(23));
+    ASSERT_OK(manager_->Sweep());
+    EXPECT_OK(manager_->Delete("a", std::nullopt, "gone"));
+    clock_.Advance(absl::Hours(2));
+    EXPECT_THAT(manager_->Delete("a", std::nullopt, "gone"), StatusIs(StatusCode::kNotFound, HasSubstr("'a'")));
+  }
+  ASSERT_OK(manager_->Sweep());
+  manager_.reset();
+  EXPECT_EQ(CountRecords(dir_.path(), "requests"), 0) << "what is forgotten does not stay";
+}
+
 TEST_F(SessionLifeTest, AnExpiredNameCanBeTakenAgainBeforeTheSweep) {
   OpenRocks();
   const auto old = *manager_->Create("a", absl::Minutes(1), {});

@@ -166,6 +166,47 @@ TEST_F(SharedTest, ARequestThatRunsElsewhereIsNeitherReplayedNorRunAgain) {
   EXPECT_EQ(left->replay->end_position, 3);
 }
 
+TEST_F(SharedTest, ACancellationElsewhereEndsTheTurnThatRuns) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1}, "r"));
+  turn->Append(std::vector<int32_t>{2, 3});
+  std::thread holder([&] {
+    while (!turn->asked_to_cancel()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_FALSE(turn->asked_to_end());
+    FinishAndWait(*turn, "outcome", RequestState::kCancelled);
+  });
+  // One that waits for the session does not stand in the way.
+  std::thread waiting([&] {
+    TurnSpec spec = Spec("s", {9});
+    spec.wait = true;
+    auto waited = Begin(*b_, std::move(spec));
+    ASSERT_NE(waited, nullptr);
+    FinishAndWait(*waited);
+  });
+  const absl::Time began = absl::Now();
+  EXPECT_THAT(b_->CancelElsewhere("s", "none", absl::InfiniteFuture()),
+              StatusIs(StatusCode::kNotFound, HasSubstr("none")));
+  EXPECT_OK(b_->CancelElsewhere("s", "r", absl::Now() + 3 * kLease));
+  EXPECT_EQ(b_->GetRequest("s", "r")->state, RequestState::kCancelled);
+  EXPECT_LT(absl::Now() - began, kLease / 2) << "asked for, not waited out";
+  holder.join();
+  waiting.join();
+  EXPECT_EQ(b_->GetRequest("s", "r")->end_position, 3);
+  EXPECT_OK(b_->CancelElsewhere("s", "r", absl::InfiniteFuture())) << "it has ended";
+  EXPECT_THAT(Log(*a_, "s"), ElementsAre(1, 2, 3, 9));
+}
+
+TEST_F(SharedTest, ACancellationOfWhatADeadServerRanFindsItInterrupted) {
+  ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
+  auto turn = Begin(*a_, Spec("s", {1, 2}, "r"));
+  EXPECT_THAT(b_->CancelElsewhere("s", "r", absl::Now() + kLease / 5),
+              StatusIs(StatusCode::kAborted, HasSubstr("another server")));
+  redis_->Do({"DEL", redis_->Keys("*:o").at(0)});  // as when it has run out
+  EXPECT_OK(b_->CancelElsewhere("s", "r", absl::Now() + 3 * kLease));
+  EXPECT_EQ(b_->GetRequest("s", "r")->state, RequestState::kInterrupted);
+  EXPECT_EQ(b_->counters().leases_held, 0);
+}
+
 // Whoever still wants the end of an earlier request does not break off the one that runs now.
 TEST_F(SharedTest, AResumeOfAnEarlierRequestLeavesTheOneThatRunsAlone) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
@@ -193,7 +234,8 @@ TEST_F(SharedTest, ARequestThatFollowsTheOneThatWasAskedToEndIsNotAskedToo) {
   std::thread holder([&] {
     while (!turn->asked_to_end()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     FinishAndWait(*turn, "", RequestState::kInterrupted);
-    turn = Begin(*a_, Spec("s", {2}, "new"));  // before the other server looks again, mostly
+    auto begun = a_->BeginTurn(Spec("s", {2}, "new"));  // before the other server looks again, mostly
+    turn = begun.ok() ? std::move(begun->turn) : nullptr;
   });
   const auto resumed = b_->ResumeTurn("s", "old", absl::Now() + 3 * kLease);
   holder.join();
@@ -286,6 +328,12 @@ TEST_F(SharedTest, AServerWithoutItsLeaseDoesNotSayWhereTheSessionStands) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_EQ(GetDetails(a_->Get("s").status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ReadLog("s", 1, 1).status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ReadState("s", nullptr).status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->GetRequest("s", "r").status()).reason, kLeaseLost);
+  EXPECT_EQ(GetDetails(a_->ListCheckpoints("s", 10, "").status()).reason, kLeaseLost);
+  ASSERT_EQ(a_->List(10, "")->sessions.size(), 1u);
+  EXPECT_EQ(a_->List(10, "")->sessions[0].position, 3) << "the store knows";
   EXPECT_FALSE(FinishAndWait(*turn).status.ok());
   EXPECT_EQ(a_->Get("s")->position, 3);
 }

@@ -279,8 +279,6 @@ IOStatus CrashDisk::Create(const std::string& path, FilePtr* file) {
   absl::MutexLock lock(&mu_);
   if (IOStatus s = Begin(Change::kEntry); !s.ok()) return s;
   *file = std::make_shared<File>();
-  (*file)->is_log = path.ends_with(".log");
-  if ((*file)->is_log) newest_log_ = *file;
   Enter({{path, *file}});
   return IOStatus::OK();
 }
@@ -304,10 +302,9 @@ IOStatus CrashDisk::Truncate(File& file, size_t size) {
 
 IOStatus CrashDisk::Sync(File& file) {
   absl::MutexLock lock(&mu_);
-  const bool closed_log = IsClosedLog(file);
-  const IOStatus s = Begin(closed_log ? Change::kWrite : Change::kSync);
-  if (s.ok() || (closed_log && s.IsNoSpace())) file.synced = file.bytes.size();
-  return closed_log ? IOStatus::OK() : s;
+  const IOStatus s = Begin(Change::kSync);
+  if (s.ok()) file.synced = file.bytes.size();
+  return s;
 }
 
 IOStatus CrashDisk::Read(const File& file, uint64_t offset, size_t n, Slice* result, char* scratch) {

@@ -9,9 +9,7 @@
 // be full. Outside of this:
 //   - what is not done through the Env: the store's FORMAT file and its looks at the directory before it opens the
 //     database; directories themselves are on disk at once, and so are files that shrink;
-//   - a length that reaches the disk before the bytes, which then read as zeros: RocksDB takes that for damage;
-//   - syncs of a write-ahead log that has a successor never fail. RocksDB 7.8 syncs such a one in the background, and
-//     where that fails while a synced write waits, it syncs it again, against an assertion that ends the process.
+//   - a length that reaches the disk before the bytes, which then read as zeros (rocksdb_recovery_test.cc).
 #pragma once
 
 #include <rocksdb/env.h>
@@ -64,16 +62,12 @@ class CrashDisk {
   struct File {
     std::string bytes;
     size_t synced = 0;
-    bool is_log = false;  // a write-ahead log
   };
   using FilePtr = std::shared_ptr<File>;
   enum class Change { kEntry, kWrite, kSync };
 
   // Counts an operation and fails it where that was asked for. kFull comes back as NoSpace; a write is then to be cut.
   rocksdb::IOStatus Begin(Change change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool IsClosedLog(const File& file) const ABSL_SHARED_LOCKS_REQUIRED(mu_) {
-    return file.is_log && &file != newest_log_.get();
-  }
   rocksdb::IOStatus CheckAlive() const ABSL_SHARED_LOCKS_REQUIRED(mu_);
 
   rocksdb::IOStatus Open(const std::string& path, FilePtr* file);
@@ -106,7 +100,6 @@ class CrashDisk {
   Entries on_disk_ ABSL_GUARDED_BY(mu_);                   // as of their directories' last Fsync
   std::vector<EntryChange> waiting_ ABSL_GUARDED_BY(mu_);  // what lies between
   std::set<std::string> directories_ ABSL_GUARDED_BY(mu_), locks_ ABSL_GUARDED_BY(mu_);
-  FilePtr newest_log_ ABSL_GUARDED_BY(mu_);
   int64_t operations_ ABSL_GUARDED_BY(mu_) = 0;
   Fault fault_ ABSL_GUARDED_BY(mu_) = Fault::kNone;
   int64_t fault_at_ ABSL_GUARDED_BY(mu_) = 0;

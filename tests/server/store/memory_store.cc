@@ -5,6 +5,14 @@
 #include "server/store/record_format.h"
 
 namespace smt {
+namespace {
+
+// As a request of uid 0.
+std::string RemovalName(std::string_view id, std::string_view request_id) {
+  return StrCat(id, std::string(1, '\0'), request_id);
+}
+
+}  // namespace
 
 void MemoryStore::Hold(bool held) {
   absl::MutexLock lock(&mu_);
@@ -68,6 +76,7 @@ absl::Status MemoryStore::Apply(const SessionWrite& w) {
   if (w.kind == SessionWrite::Kind::kRemove) {
     sessions_.erase(w.key.id);
     std::erase_if(requests_, [&](const auto& r) { return r.first.first == w.key.uid; });
+    if (w.removal) requests_[{0, RemovalName(w.key.id, w.removal->request_id)}] = w.removal->record;
     data_[w.key.uid].deleted = true;
     data_[w.key.uid].references.clear();
     Collect();
@@ -193,6 +202,10 @@ absl::StatusOr<std::string> MemoryStore::GetRequest(const SessionKey& key, std::
   if (it == requests_.end())
     return absl::NotFoundError(StrCat("session '", key.id, "' has no request '", request_id, "'"));
   return it->second;
+}
+
+absl::StatusOr<std::string> MemoryStore::GetRemoval(std::string_view id, std::string_view request_id) {
+  return GetRequest({std::string(id), 0}, RemovalName(id, request_id));
 }
 
 absl::StatusOr<std::vector<StoredRequest>> MemoryStore::ListRequests(std::string* cursor, size_t limit) {

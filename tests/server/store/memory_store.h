@@ -35,6 +35,7 @@ class MemoryStore final : public SessionStore {
   absl::StatusOr<std::vector<int32_t>> ReadLog(const SessionKey& key, int64_t branch, int64_t first,
                                                int64_t last) override;
   absl::StatusOr<std::string> GetRequest(const SessionKey& key, std::string_view request_id) override;
+  absl::StatusOr<std::string> GetRemoval(std::string_view id, std::string_view request_id) override;
   absl::StatusOr<std::vector<StoredRequest>> ListRequests(std::string* cursor, size_t limit) override;
   absl::Status RemoveRequests(std::span<const StoredRequest> requests) override;
   absl::Status PutSnapshot(const SessionKey& key, const SnapshotName& name, std::string_view bytes,

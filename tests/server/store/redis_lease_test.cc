@@ -198,7 +198,7 @@ TEST_F(RedisLeaseTest, AHandoverReachesTheHolderThatWaitsForIt) {
   std::thread holder([&] {
     const auto asked = a_->PendingHandovers("a", absl::Seconds(20));
     ASSERT_OK(asked);
-    EXPECT_THAT(*asked, ElementsAre(HeldLease{key_, token}));
+    EXPECT_THAT(*asked, ElementsAre(WantedLease{{key_, token}, Handover::kPark}));
     EXPECT_OK(Commit(*a_, Write(0, {1, 2}, token)));
     EXPECT_OK(a_->Release(std::vector<HeldLease>{{key_, token}}));
   });
@@ -206,7 +206,7 @@ TEST_F(RedisLeaseTest, AHandoverReachesTheHolderThatWaitsForIt) {
   const auto refused = b_->Acquire(key_, "b", absl::Minutes(1));
   EXPECT_FALSE(refused->acquired);
   EXPECT_EQ(refused->present, token);
-  ASSERT_OK(b_->RequestHandover({key_, refused->present}));
+  ASSERT_OK(b_->RequestHandover({{key_, refused->present}}));
   std::string taken;
   const auto begin = std::chrono::steady_clock::now();
   while (taken.empty() && std::chrono::steady_clock::now() - begin < std::chrono::seconds(10)) {
@@ -223,11 +223,12 @@ TEST_F(RedisLeaseTest, AskingTwiceIsAskingOnce) {
   const SessionKey other{"t", 9};
   const std::string others = a_->Acquire(other, "a", absl::Minutes(1))->token;
   for (int i = 0; i < 3; ++i) {
-    ASSERT_OK(b_->RequestHandover({key_, token}));
-    ASSERT_OK(b_->RequestHandover({other, others}));
+    ASSERT_OK(b_->RequestHandover({{key_, token}}));
+    ASSERT_OK(b_->RequestHandover({{other, others}, Handover::kCancel}));
   }
   EXPECT_THAT(*a_->PendingHandovers("a", absl::Seconds(1)),
-              UnorderedElementsAre(HeldLease{key_, token}, HeldLease{other, others}));
+              UnorderedElementsAre(WantedLease{{key_, token}, Handover::kPark},
+                                   WantedLease{{other, others}, Handover::kCancel}));
   EXPECT_THAT(*a_->PendingHandovers("a", absl::Milliseconds(10)), IsEmpty());
 }
 

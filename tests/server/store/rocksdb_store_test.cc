@@ -7,9 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "absl/time/clock.h"
 #include "tests/server/store/rocksdb_testing.h"
 #include "tests/server/store/status_testing.h"
 
@@ -325,6 +328,39 @@ TEST(RocksDbStoreTest, AFailedSyncClosesTheStoreForGood) {
   EXPECT_EQ(store->ReadLog({"a", 1}, 0, 1, 1)->at(0), 1);
 }
 
+// RocksDB syncs the log before the present one in the background, and would sync it again for a write that waits.
+TEST(RocksDbStoreTest, AFailedSyncInTheBackgroundClosesTheStoreToo) {
+  for (const bool writes : {false, true}) {
+    SCOPED_TRACE(writes);
+    TempDir dir;
+    Faults faults;
+    const auto env = NewFaultEnv(&faults);
+    std::atomic<int64_t> acknowledged{1};
+    {
+      auto store = *Open(dir.path(), env.get());
+      ASSERT_OK(Create(*store, "a", 1, {1}));
+      std::atomic<bool> stop{false};
+      std::thread writer([&] {
+        while (writes && !stop && Append(*store, "a", 1, acknowledged, {2}).ok()) ++acknowledged;
+      });
+      // A megabyte of snapshots begins a new log and has the one before it synced.
+      const absl::Time limit = absl::Now() + absl::Seconds(20);
+      for (int64_t i = 1; store->Health().ok() && absl::Now() < limit; ++i) {
+        if (i == 20) faults.fail_closed_sync = true;
+        store->PutSnapshot({"a", 1}, {0, i}, std::string(300'000, 's'), {}).IgnoreError();
+      }
+      stop = true;
+      writer.join();
+      EXPECT_THAT(store->Health(), StatusIs(StatusCode::kUnavailable, HasSubstr("has failed and is closed")));
+      EXPECT_THAT(Append(*store, "a", 1, acknowledged, {3}), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
+      EXPECT_THAT(store->Find("a"), StatusIs(StatusCode::kUnavailable, HasSubstr("closed")));
+    }
+    faults.fail_closed_sync = false;
+    auto store = *Open(dir.path(), env.get());
+    EXPECT_OK(store->ReadLog({"a", 1}, 0, 1, acknowledged));
+  }
+}
+
 TEST(RocksDbStoreTest, NoSpaceRefusesWritesAndGoesOnWhenThereIsRoom) {
   TempDir dir;
   Faults faults;
@@ -340,6 +376,28 @@ TEST(RocksDbStoreTest, NoSpaceRefusesWritesAndGoesOnWhenThereIsRoom) {
   ASSERT_OK(Append(*store, "a", 1, 1, {3}));
   store.reset();
   store = *Open(dir.path(), env.get());
+  EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(1, 3));
+}
+
+TEST(RocksDbStoreTest, AStoreThatCannotBeOpenedAgainSaysWhetherItIsForWantOfSpace) {
+  TempDir dir;
+  Faults faults;
+  const auto env = NewFaultEnv(&faults);
+  auto store = *Open(dir.path(), env.get());
+  ASSERT_OK(Create(*store, "a", 1, {1}));
+  faults.fail_append = true;
+  EXPECT_THAT(Append(*store, "a", 1, 1, {2}), StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space left")));
+  faults.fail_open = true;
+  for (int i = 0; i < 2; ++i) {
+    const auto broken = StatusIs(StatusCode::kUnavailable, AllOf(HasSubstr(dir.path()), HasSubstr("injected")));
+    EXPECT_THAT(Append(*store, "a", 1, 1, {2}), broken);
+    EXPECT_THAT(store->ReadLog({"a", 1}, 0, 1, 1), broken);
+    EXPECT_THAT(store->Health(), broken);
+  }
+  faults.fail_open = false;
+  EXPECT_THAT(Append(*store, "a", 1, 1, {2}), StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space left")));
+  faults.fail_append = false;
+  ASSERT_OK(Append(*store, "a", 1, 1, {3}));
   EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(1, 3));
 }
 

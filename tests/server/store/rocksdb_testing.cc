@@ -8,13 +8,15 @@
 #include <filesystem>
 #include <vector>
 
+#include "absl/time/clock.h"
+
 namespace smt {
 namespace {
 
 class FaultFile final : public rocksdb::FSWritableFileOwnerWrapper {
  public:
   FaultFile(std::unique_ptr<rocksdb::FSWritableFile> file, Faults* faults)
-      : FSWritableFileOwnerWrapper(std::move(file)), faults_(faults) {}
+      : FSWritableFileOwnerWrapper(std::move(file)), faults_(faults), number_(++faults->logs) {}
 
   rocksdb::IOStatus Append(const rocksdb::Slice& data, const rocksdb::IOOptions& o,
                            rocksdb::IODebugContext* d) override {
@@ -29,11 +31,16 @@ class FaultFile final : public rocksdb::FSWritableFileOwnerWrapper {
   rocksdb::IOStatus Sync(const rocksdb::IOOptions& o, rocksdb::IODebugContext* d) override {
     ++faults_->log_syncs;
     if (faults_->fail_sync) return rocksdb::IOStatus::IOError("injected");
+    if (faults_->fail_closed_sync && number_ < faults_->logs) {
+      absl::SleepFor(absl::Milliseconds(50));
+      return rocksdb::IOStatus::IOError("injected");
+    }
     return FSWritableFileOwnerWrapper::Sync(o, d);
   }
 
  private:
   Faults* const faults_;
+  const int64_t number_;
 };
 
 class FaultFileSystem final : public rocksdb::FileSystemWrapper {
@@ -48,6 +55,12 @@ class FaultFileSystem final : public rocksdb::FileSystemWrapper {
     if (!s.ok()) return s;
     *out = name.ends_with(".log") ? std::make_unique<FaultFile>(std::move(file), faults_) : std::move(file);
     return s;
+  }
+  rocksdb::IOStatus NewSequentialFile(const std::string& name, const rocksdb::FileOptions& o,
+                                      std::unique_ptr<rocksdb::FSSequentialFile>* out,
+                                      rocksdb::IODebugContext* d) override {
+    if (faults_->fail_open) return rocksdb::IOStatus::IOError("injected", name);
+    return FileSystemWrapper::NewSequentialFile(name, o, out, d);
   }
 
  private:

@@ -32,9 +32,13 @@ int CountRecords(const std::string& store_dir, const std::string& column_family)
 
 // What FaultEnv's files do; shared with the test.
 struct Faults {
-  std::atomic<int64_t> log_syncs{0};     // of the write-ahead log
-  std::atomic<bool> fail_sync{false};    // of the write-ahead log, with an I/O error
+  std::atomic<int64_t> log_syncs{0};   // of the write-ahead log
+  std::atomic<bool> fail_sync{false};  // of the write-ahead log, with an I/O error
+  // Of a write-ahead log that has a successor, and slowly, so that a synced write waits for it.
+  std::atomic<bool> fail_closed_sync{false};
+  std::atomic<int64_t> logs{0};          // write-ahead logs so far
   std::atomic<bool> fail_append{false};  // to the write-ahead log, with "no space"
+  std::atomic<bool> fail_open{false};    // of files to read, with an I/O error
 };
 std::unique_ptr<rocksdb::Env> NewFaultEnv(Faults* faults);
 

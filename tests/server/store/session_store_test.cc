@@ -330,6 +330,20 @@ TEST_P(SessionStoreTest, RequestsAreListedAcrossSessionsAndRemovedOnlyIfUnchange
   EXPECT_THAT(store_->GetRequest({"b", 1}, "r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("r2")));
 }
 
+TEST_P(SessionStoreTest, ARemovalIsRememberedByTheIdOfTheSessionThatIsGone) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  EXPECT_THAT(store_->GetRemoval("a", "r"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'a'")));
+  SessionWrite remove = Remove("a", 1);
+  remove.removal = SessionWrite::Removal{"r", "gone", absl::Hours(1)};
+  ASSERT_OK(Commit(remove, true));
+  EXPECT_THAT(store_->Find("a"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'a'")));
+  EXPECT_EQ(store_->GetRemoval("a", "r").value_or(""), "gone");
+  EXPECT_THAT(store_->GetRemoval("a", "other"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("other")));
+  EXPECT_THAT(store_->GetRemoval("b", "r"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'b'")));
+  ASSERT_OK(Commit(Create("a", 2)));
+  EXPECT_EQ(store_->GetRemoval("a", "r").value_or(""), "gone");
+}
+
 TEST_P(SessionStoreTest, OfManyWritersAtOnePositionOneWins) {
   ASSERT_OK(Commit(Create("a", 1)));
   for (int round = 0; round < 20; ++round) {
