@@ -385,6 +385,9 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         }
       }
       ring.Done();
+      // Where a block has more tasks of one product than the ring holds.
+      const int left = linear.n - (task + static_cast<int>(gridDim.x)) * 16;
+      if (warp > 0 && ring.Waiting() * static_cast<int>(gridDim.x) * 16 < left) ring.Issue();
     }
     if (part >= kQuery) wait();
   }

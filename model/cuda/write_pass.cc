@@ -61,7 +61,7 @@ void WritePass::Run(std::span<const Write> writes, const IdRings& rings, const S
   Run(pooling, blocks);
 }
 
-void WritePass::RunFew(WritePassCall call, int blocks) {
+void WritePass::RunFew(WritePassCall call) {
   const auto tags = static_cast<uint32_t>(call.layer_count) + 1;
   if (next_tag_ > std::numeric_limits<uint32_t>::max() - tags) {
     CheckCuda(cudaMemsetAsync(exchange_.data(), 0, exchange_.bytes(), stream_), "clearing tags");
@@ -70,13 +70,13 @@ void WritePass::RunFew(WritePassCall call, int blocks) {
   call.exchange = exchange_.as<uint64_t>();
   call.tag = next_tag_;
   next_tag_ += tags;
-  RunFewWrites(call, &arrivals_, blocks, stream_);
+  RunFewWrites(call, &arrivals_, 0, stream_);
 }
 
 void WritePass::Run(const Pooling& pooling, int blocks) {
   if (at_once_ && blocks != kApart && pooling.count <= kMaxWritePassWrites) {
     const WritePassCall call = AtOnce(pooling);
-    if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites) return RunFew(call, blocks);
+    if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites && blocks == 0) return RunFew(call);
     return RunWritePass(call, &arrivals_, blocks, stream_);
   }
   const auto queue = [&] { layers_.Run(pooling, pool_weights_.as<float>(), kOneStep); };

@@ -38,7 +38,7 @@ class WritePass {
 
  private:
   void Run(const Pooling& pooling, int blocks);
-  void RunFew(WritePassCall call, int blocks);
+  void RunFew(WritePassCall call);
   WritePassCall AtOnce(const Pooling& pooling) const;
 
   const CudaWeights& weights_;
