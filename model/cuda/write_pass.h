@@ -49,8 +49,8 @@ class WritePass {
   DeviceMemory plan_, pool_weights_, scores_;
   DeviceMemory layer_weights_, arrived_;
   Arrivals arrivals_;
-  bool at_once_ = false;   // RunWritePass serves this shape
-  DeviceMemory exchange_;  // of RunFewWrites; empty where it does not serve this shape
+  bool at_once_ = false;            // RunWritePass serves this shape
+  DeviceMemory exchange_;           // of RunFewWrites; empty where it does not serve this shape
   uint32_t next_tag_ = 0xffff0000;  // not long before they begin anew, so that every long run comes by there
   GraphCache graphs_;
 };
