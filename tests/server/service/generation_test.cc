@@ -401,62 +401,61 @@ class InterruptedCodec final : public TextCodec {
   mutable std::function<void()> interrupt_;
 };
 
-TEST_F(GenerationTest, ARollbackToTheStartMeanwhileDoesNotTakeTheBosTokenAway) {
+class InterruptedStartTest : public GenerationTest {
+ protected:
+  // Something happens to the session between its being looked at and the beginning of the turn.
+  Streamed StreamInterrupted(const v1::GenerationSpec& spec, std::function<void()> interrupt) {
+    const InterruptedCodec codec(codec_, std::move(interrupt));
+    context_.codec = &codec;
+    Streamed out = Stream(spec);
+    context_.codec = &codec_;
+    return out;
+  }
+  void TakeBackATurn(const std::string& id) {
+    RollbackSpec back;
+    back.session_id = id;
+    back.turns = 1;
+    EXPECT_OK(session_manager_->Rollback(back));
+  }
+};
+
+TEST_F(InterruptedStartTest, ARollbackToTheStartMeanwhileDoesNotTakeTheBosTokenAway) {
   context_.bos = kBos;
   CreateSession("s");
   v1::GenerationSpec spec = Spec("hello", 2);
   spec.set_session("sessions/s");
   ASSERT_TRUE(Stream(spec).status.ok());
-  const InterruptedCodec codec(codec_, [&] {
-    RollbackSpec back;
-    back.session_id = "s";
-    back.turns = 1;
-    EXPECT_OK(session_manager_->Rollback(back));
-  });
-  context_.codec = &codec;
-  const Streamed out = Stream(spec);
-  context_.codec = &codec_;
+  const Streamed out = StreamInterrupted(spec, [&] { TakeBackATurn("s"); });
   ASSERT_TRUE(out.status.ok()) << out.status.error_message();
   EXPECT_EQ(out.started.start_position(), 0);
   EXPECT_EQ(session_manager_->ReadLog("s", 1, 6).value(), (std::vector<int32_t>{kBos, 'h', 'e', 'l', 'l', 'o'}));
 }
 
-TEST_F(GenerationTest, ATurnOfAnotherMeanwhileKeepsTheBosTokenOutOfTheMiddle) {
+TEST_F(InterruptedStartTest, ATurnOfAnotherMeanwhileKeepsTheBosTokenOutOfTheMiddle) {
   context_.bos = kBos;
   CreateSession("s");
   v1::GenerationSpec spec = Spec("ab", 1);
   spec.set_session("sessions/s");
   spec.set_request_id("r1");  // a session that is seen empty was asked to stay so only without one
-  const InterruptedCodec codec(codec_, [&] {
+  const Streamed out = StreamInterrupted(spec, [&] {
     TurnSpec turn;
     turn.session_id = "s";
     turn.prompt = {'x', 'y'};
     EXPECT_OK(session_manager_->BeginTurn(std::move(turn)));
     EXPECT_TRUE(Eventually([&] { return !session_manager_->Get("s")->active; }));
   });
-  context_.codec = &codec;
-  const Streamed out = Stream(spec);
-  context_.codec = &codec_;
   ASSERT_TRUE(out.status.ok()) << out.status.error_message();
   EXPECT_EQ(session_manager_->ReadLog("s", 1, 4).value(), (std::vector<int32_t>{'x', 'y', 'a', 'b'}));
 }
 
 // Without a prompt there must be something to go on from.
-TEST_F(GenerationTest, ARollbackToTheStartMeanwhileLeavesNothingToGoOnFrom) {
+TEST_F(InterruptedStartTest, ARollbackToTheStartMeanwhileLeavesNothingToGoOnFrom) {
   CreateSession("s");
   v1::GenerationSpec spec = Spec("hello", 2);
   spec.set_session("sessions/s");
   ASSERT_TRUE(Stream(spec).status.ok());
   spec.set_text("");
-  const InterruptedCodec codec(codec_, [&] {
-    RollbackSpec back;
-    back.session_id = "s";
-    back.turns = 1;
-    EXPECT_OK(session_manager_->Rollback(back));
-  });
-  context_.codec = &codec;
-  const Streamed out = Stream(spec);
-  context_.codec = &codec_;
+  const Streamed out = StreamInterrupted(spec, [&] { TakeBackATurn("s"); });
   EXPECT_EQ(out.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << out.status.error_message();
 }
 
