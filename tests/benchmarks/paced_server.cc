@@ -10,33 +10,14 @@
 #include "model/checkpoint.h"
 #include "server/serve.h"
 #include "tests/benchmarks/paced_executor.h"
+#include "tests/testing/server_flags.h"
 
-// Those of smt_server's flags that the benchmark gives.
-ABSL_FLAG(std::string, model_dir, "", "");
-ABSL_FLAG(std::string, store_dir, "", "");
-ABSL_FLAG(std::string, listen_address, "", "");
-ABSL_FLAG(std::string, metrics_address, "", "");
-ABSL_FLAG(std::string, address_file, "", "");
-ABSL_FLAG(std::string, device, "cpu", "");
-ABSL_FLAG(std::string, dtype, "auto", "");
-ABSL_FLAG(int32_t, max_slots, 64, "");
-ABSL_FLAG(int32_t, ingest_tokens_per_step, 256, "");
-ABSL_FLAG(absl::Duration, drain_delay, absl::ZeroDuration(), "");
 ABSL_FLAG(absl::Duration, step_time, absl::ZeroDuration(), "Of each step, whatever is in it.");
 
 int main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
-  smt::ServerOptions options;
-  options.model_dir = absl::GetFlag(FLAGS_model_dir);
-  options.store_dir = absl::GetFlag(FLAGS_store_dir);
-  options.listen_address = absl::GetFlag(FLAGS_listen_address);
-  options.metrics_address = absl::GetFlag(FLAGS_metrics_address);
-  options.address_file = absl::GetFlag(FLAGS_address_file);
-  options.device = absl::GetFlag(FLAGS_device);
+  smt::ServerOptions options = smt::OptionsFromTestFlags();
   options.warmup_batches = "";
-  options.max_slots = absl::GetFlag(FLAGS_max_slots);
-  options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
-  options.drain_delay = absl::GetFlag(FLAGS_drain_delay);
   return smt::Serve(
       options, [](const smt::RunnerOptions& runner, std::string*) -> absl::StatusOr<std::unique_ptr<smt::Executor>> {
         const auto checkpoint = smt::Checkpoint::Open(runner.model_dir);
