@@ -26,20 +26,32 @@ __device__ __forceinline__ void LetNextBegin() {
 
 inline bool CanChain() { return ComputeMajor() >= 9; }
 
+// In clusters of `cluster` blocks.
 template <typename... Parameters, typename... Arguments>
-void LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                   const char* what, Arguments... arguments) {
+void LaunchChainedClusters(void (*kernel)(Parameters...), unsigned cluster, dim3 grid, dim3 block, size_t shared,
+                           cudaStream_t stream, const char* what, Arguments... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  cudaLaunchAttribute chained = {};
-  chained.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  chained.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &chained;
-  config.numAttrs = CanChain() ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (CanChain()) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+  }
   CheckCuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+}
+
+template <typename... Parameters, typename... Arguments>
+void LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                   const char* what, Arguments... arguments) {
+  LaunchChainedClusters(kernel, 1, grid, block, shared, stream, what, arguments...);
 }
 
 }  // namespace smt::cuda

@@ -54,23 +54,34 @@ struct Epilogue {
     if (row < rows && j < n) Store(row, j, sum, Load(row, j));
   }
 
-  // Outputs j to j + 3, j a multiple of four.
-  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum) const {
+  // Of outputs j to j + 3, j a multiple of four: what storing them adds, and storing.
+  struct Ahead {
+    float4 bias, residual;
+  };
+  __device__ __forceinline__ bool HasFour(int row, int j) const { return row < rows && j + 4 <= n && ldy % 4 == 0; }
+  __device__ __forceinline__ Ahead LoadAhead(int row, int j) const {
+    Ahead ahead = {};
+    if (!HasFour(row, j)) return ahead;
+    if (bias != nullptr) ahead.bias = *reinterpret_cast<const float4*>(bias + j);
+    if (residual != nullptr) ahead.residual = *reinterpret_cast<const float4*>(residual + row * ldy + j);
+    return ahead;
+  }
+  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum, const Ahead& ahead) const {
     const int64_t at = row * ldy + j;
-    if (row >= rows || j + 4 > n || ldy % 4 != 0) {
+    if (!HasFour(row, j)) {
       const float sums[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) Store(row, j + i, sums[i]);
       return;
     }
     if (bias != nullptr) {
-      const float4 b = *reinterpret_cast<const float4*>(bias + j);
+      const float4& b = ahead.bias;
       sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
     }
     sum = {Activate(activation, sum.x), Activate(activation, sum.y), Activate(activation, sum.z),
            Activate(activation, sum.w)};
     if (residual != nullptr) {
-      const float4 r = *reinterpret_cast<const float4*>(residual + at);
+      const float4& r = ahead.residual;
       sum = {sum.x + r.x, sum.y + r.y, sum.z + r.z, sum.w + r.w};
     }
     if constexpr (sizeof(T) == 2) {
@@ -80,6 +91,9 @@ struct Epilogue {
       }
     }
     *reinterpret_cast<float4*>(static_cast<float*>(y) + at) = sum;
+  }
+  __device__ __forceinline__ void StoreFour(int row, int j, float4 sum) const {
+    StoreFour(row, j, sum, LoadAhead(row, j));
   }
 };
 

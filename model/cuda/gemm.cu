@@ -10,6 +10,7 @@
 #include "model/cuda/chain.cuh"
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/few_rows.cuh"
+#include "model/cuda/gemm_apart.h"
 #include "model/cuda/gemm_wgmma.h"
 #include "model/cuda/kernels.h"
 #include "model/cuda/tensor_core.cuh"
@@ -448,6 +449,23 @@ void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream
     RunShort<__nv_bfloat16>(linear, call, stream);
   }
   CheckCuda(cudaGetLastError(), "launching a matrix product");
+}
+
+bool CanLeaveAddends() { return HasWgmma(); }
+
+Addends RunLinearApart(const Linear& linear, const LinearCall& call, const AddendRoom& room, cudaStream_t stream) {
+  const int64_t stride = call.rows * call.ldy;
+  const int blocks = HasWgmma() && call.rows > 0 && kMaxAddends * stride <= room.floats
+                         ? BlocksApart(linear, call.rows, call.spare)
+                         : 0;
+  if (blocks == 0) {
+    RunLinear(linear, call, stream);
+    return {};
+  }
+  const void* x = linear.type == Type::kSplit ? call.split.high : call.x;
+  const int count =
+      LinearApart(linear, x, call.split.plane, call.ldx, call.rows, blocks, room.at, stride, call.ldy, stream);
+  return {.at = room.at, .stride = stride, .ld = call.ldy, .count = count};
 }
 
 }  // namespace smt::cuda

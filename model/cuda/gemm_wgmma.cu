@@ -14,13 +14,11 @@
 
 #include "model/cuda/chain.cuh"
 #include "model/cuda/tensor_core.cuh"
+#include "model/cuda/tensor_map.h"
 #include "model/cuda/wgmma.cuh"
 
 namespace smt::cuda {
 namespace {
-
-constexpr int kSlab = 64;  // columns of a stage: 128 bytes, a row of the swizzle
-constexpr int kSlabRowBytes = 2 * kSlab;
 
 template <int kPlanes_, int kWarpgroups_, int kN_, int kStages_, int kBlocks_>
 struct WgmmaShape {
@@ -398,78 +396,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
 int DivideUp(int a, int b) { return (a + b - 1) / b; }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// From the driver, which is loaded already, so that nothing links to libcuda.
-EncodeTiled FindEncodeTiled() {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result) !=
-          cudaSuccess ||
-      result != cudaDriverEntryPointSuccess) {
-    return nullptr;
-  }
-  return reinterpret_cast<EncodeTiled>(found);
-}
-
-struct WgmmaDevice {
-  EncodeTiled encode = nullptr;  // null if the device has no wgmma
-  int multiprocessors = 0;
-};
-const WgmmaDevice& GetWgmmaDevice() {
-  static const WgmmaDevice found = [] {
-    WgmmaDevice result;
-    int device = 0, major = 0, minor = 0;
-    const auto ask = [&](int& to, cudaDeviceAttr attribute) {
-      CheckCuda(cudaDeviceGetAttribute(&to, attribute, device), "asking for the device");
-    };
-    CheckCuda(cudaGetDevice(&device), "asking for the device");
-    ask(major, cudaDevAttrComputeCapabilityMajor);
-    ask(minor, cudaDevAttrComputeCapabilityMinor);
-    ask(result.multiprocessors, cudaDevAttrMultiProcessorCount);
-    if (major == 9 && minor == 0) result.encode = FindEncodeTiled();
-    return result;
-  }();
-  return found;
-}
-
-template <typename E>
-constexpr CUtensorMapDataType kMapType =
-    kIsHalf<E> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-
-// Of planes [rows, k] with rows `ld` elements apart, for boxes [planes][box_rows][kSlab]. What a box has past the last
-// row is zeros.
-template <typename E>
-CUtensorMap MapOf(const E* data, int k, int rows, int64_t ld, int planes, int64_t plane, int box_rows) {
-  CUtensorMap map;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows),
-                              static_cast<cuuint64_t>(planes)};
-  const auto stride = static_cast<cuuint64_t>(ld) * 2;
-  const cuuint64_t strides[] = {stride, planes > 1 ? static_cast<cuuint64_t>(plane) * 2 : stride * sizes[1]};  // bytes
-  const cuuint32_t box[] = {kSlab, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(planes)};
-  const cuuint32_t steps[] = {1, 1, 1};
-  const CUresult made = GetWgmmaDevice().encode(&map, kMapType<E>, 3, const_cast<E*>(data), sizes, strides, box, steps,
-                                                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  CheckCuda(made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "making a tensor map");
-  return map;
-}
-
-// Of the outputs [rows, n], for boxes of 64 rows and 128 bytes.
-template <typename T>
-CUtensorMap MapOfOutputs(const Epilogue<T>& epilogue) {
-  CUtensorMap map;
-  const bool floats = sizeof(T) == 4 || epilogue.float_output;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(epilogue.n), static_cast<cuuint64_t>(epilogue.rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(epilogue.ldy) * (floats ? 4 : 2)};  // bytes
-  const cuuint32_t box[] = {floats ? 32u : 64u, 64}, steps[] = {1, 1};
-  const CUresult made =
-      GetWgmmaDevice().encode(&map, floats ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : kMapType<T>, 2, epilogue.y, sizes,
-                              strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                              CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  CheckCuda(made == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue, "making a tensor map");
-  return map;
-}
 // Whether StoreInBackground does what Epilogue::Store does.
 template <typename T>
 bool CanStoreInBackground(const Epilogue<T>& epilogue) {
@@ -491,7 +417,7 @@ void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, in
   CUtensorMap to = {};
   if constexpr (Shape::kInBackground) to = MapOfOutputs(epilogue);
   const int tiles = DivideUp(epilogue.rows, Shape::kM) * DivideUp(linear.n, Shape::kN);
-  const int blocks = std::min(tiles, (GetWgmmaDevice().multiprocessors - spare) * Shape::kBlocks);
+  const int blocks = std::min(tiles, (Multiprocessors() - spare) * Shape::kBlocks);
   LaunchChained(kernel, blocks, Shape::kThreads, Shape::kShared, stream, "launching a matrix product", weight_map,
                 x_map, to, linear.k, tiles > blocks ? tickets : nullptr, epilogue);
 }
@@ -530,7 +456,7 @@ void LaunchShort(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx,
     LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   };
   switch (
-      ChooseTile(epilogue.rows, linear.n, GetWgmmaDevice().multiprocessors - spare, CanStoreInBackground(epilogue))) {
+      ChooseTile(epilogue.rows, linear.n, Multiprocessors() - spare, CanStoreInBackground(epilogue))) {
     case WgmmaTile::k64x64Alone:
       return launch(WgmmaShape<1, 1, 64, 11, 1>());
     case WgmmaTile::k64x64Pairs:
@@ -548,8 +474,6 @@ void LaunchShort(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx,
 
 }  // namespace
 
-bool HasWgmma() { return GetWgmmaDevice().encode != nullptr; }
-
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                  const Epilogue<__nv_bfloat16>& epilogue, int spare, uint32_t* tickets, cudaStream_t stream) {
   LaunchShort(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
@@ -563,7 +487,7 @@ void LinearWgmma(const Linear& linear, const __half* x, int64_t x_plane, int64_t
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                  const Epilogue<float>& epilogue, int spare, uint32_t* tickets, cudaStream_t stream) {
   const int tiles = DivideUp(epilogue.rows, 64) * DivideUp(linear.n, 64);
-  if (tiles <= GetWgmmaDevice().multiprocessors - spare) {
+  if (tiles <= Multiprocessors() - spare) {
     LaunchWgmma<WgmmaShape<2, 1, 64, 6, 1>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   } else {
     LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);

@@ -68,6 +68,24 @@ struct Norm {
   const float* weight = nullptr;
   const float* bias = nullptr;  // null: RMSNorm
 };
+
+// What is left of a product for its reader to add up, in order: [count][rows, ld]; then come bias and residual.
+struct Addends {
+  const float* at = nullptr;
+  int64_t stride = 0, ld = 0;  // elements from an addend to the next; of a row
+  int count = 0;               // 0: nothing is left, the product is complete
+};
+inline constexpr int kMaxAddends = kChunks;
+// RunLinear, or, where few tiles would leave the device idle, addends with rows as long as y's in `room`, and neither
+// y, bias nor residual is touched. Split rows have to be split already. On compute capability 9.0 alone.
+struct AddendRoom {
+  float* at;
+  int64_t floats;
+};
+inline constexpr int64_t kAddendRoomBytes = 16 << 20;  // enough for all products that need it on 132 multiprocessors
+bool CanLeaveAddends();
+Addends RunLinearApart(const Linear& linear, const LinearCall& call, const AddendRoom& room, cudaStream_t stream);
+
 struct BlockWeights {
   Norm norm_1, norm_2;
   Linear qkv, proj, fc, mlp_proj;
@@ -109,6 +127,13 @@ void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const
 // begin on 16 bytes.
 void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_rows, int rows, int d, const float* weight,
                const float* bias, float epsilon, void* y, int64_t ldy, cudaStream_t stream);
+// Norms that first finish a product: x = (addends + bias) + x, then y as above. `d` as CanFinishRows says.
+inline bool CanFinishRows(int d) { return d % 4 == 0 && d <= 1024; }
+void FinishAndNormalize(Type out_type, const Addends& addends, const float* bias, float* x, int64_t ldx,
+                        const int32_t* to_rows, int rows, int d, const Norm& norm, float epsilon, void* y, int64_t ldy,
+                        cudaStream_t stream);
+void FinishAndNormalizeSplit(const Addends& addends, float* x, int64_t ldx, int rows, int d, const float* weight,
+                             float epsilon, const SplitRows& y, int64_t ldy, cudaStream_t stream);
 // RMSNorm of every row, split.
 void NormalizeSplit(const float* x, int64_t ldx, int rows, int d, const float* weight, float epsilon,
                     const SplitRows& y, int64_t ldy, cudaStream_t stream);
@@ -190,11 +215,17 @@ void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const 
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,
                int64_t ld_dt, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
                const float* xz, int64_t ld_xz, float* y, int64_t ld, const SplitRows& split, cudaStream_t stream);
-// dt_proj, softplus and MambaScan in one kernel, into y. `parameters`: a row's are dt's, then B and C.
+// MambaConv that first finishes in_proj, whose outputs are xz: its second half, the gates, too.
+bool CanFinishConv(const MambaShape& shape);
+void FinishAndConvolve(const Pooling& writes, const MambaShape& shape, int layer, const Addends& addends, float* xz,
+                       int64_t ld_xz, const float* weight, const float* bias, float* y, int64_t ld,
+                       const SplitRows& split, cudaStream_t stream);
+// dt_proj, softplus and MambaScan in one kernel, into y. `parameters`: a row's are dt's, then B and C; or what
+// `addends`, where there are any, add up to.
 bool CanRunMambaStep(const Linear& dt_proj, const MambaShape& shape);
 void MambaStep(const Pooling& writes, const MambaShape& shape, int layer, const Linear& dt_proj, const float* x,
-               int64_t ld_x, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
-               const float* xz, int64_t ld_xz, const SplitRows& y, int64_t ld, cudaStream_t stream);
+               int64_t ld_x, const float* parameters, int64_t ld_parameters, const Addends& addends, const float* a,
+               const float* skip, const float* xz, int64_t ld_xz, const SplitRows& y, int64_t ld, cudaStream_t stream);
 // The simple SSM's step before its output product: h = decay h + u, hidden = h, x = x + skip x.
 void SimpleSsm(const Pooling& writes, int layer, const float* decay, const float* skip, float* x, int64_t ld_x,
                const float* u, int64_t ld_u, float* hidden, int64_t ld_hidden, cudaStream_t stream);

@@ -1,5 +1,6 @@
 // dt_proj, softplus and the state update of many sessions' writes in one kernel. The product is small: what takes time
 // is the states, which are on their way while the kernel before still runs.
+#include "model/cuda/addends.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/epilogue.cuh"
 #include "model/cuda/few_rows.cuh"
@@ -25,6 +26,7 @@ struct StepCall {
   int64_t ld_x;
   const float* parameters;
   int64_t ld_parameters;
+  Addends addends;  // of parameters
   const float *a, *skip, *xz;
   int64_t ld_xz;
   SplitRows y;
@@ -83,9 +85,12 @@ __global__ void __launch_bounds__(kThreads, 3) StepKernel(Pooling p, const __gri
   AwaitPrevious();
   LetNextBegin();
   const float x = call.x[row * call.ld_x + channel], gate = call.xz[row * call.ld_xz + call.shape.d_inner + channel];
-  const float parameter = call.parameters[row * call.ld_parameters + call.shape.dt_rank + lane];
-  (lane < kStates ? shared.b[warp][lane] : shared.c[warp][lane - kStates]) = parameter;
-  for (int i = lane; i < call.rank; i += kWarp) in[warp * ld_in + i] = call.parameters[row * call.ld_parameters + i];
+  const auto parameter = [&](int i) {
+    return call.addends.count > 0 ? SumOfOne(call.addends, row, i) : call.parameters[row * call.ld_parameters + i];
+  };
+  (lane < kStates ? shared.b[warp][lane] : shared.c[warp][lane - kStates]) = parameter(call.shape.dt_rank + lane);
+#pragma unroll 2
+  for (int i = lane; i < call.rank; i += kWarp) in[warp * ld_in + i] = parameter(i);
   asm volatile("cp.async.wait_group 0;");
   __syncthreads();
 
@@ -147,8 +152,8 @@ bool CanRunMambaStep(const Linear& dt_proj, const MambaShape& shape) {
 }
 
 void MambaStep(const Pooling& writes, const MambaShape& shape, int layer, const Linear& dt_proj, const float* x,
-               int64_t ld_x, const float* parameters, int64_t ld_parameters, const float* a, const float* skip,
-               const float* xz, int64_t ld_xz, const SplitRows& y, int64_t ld, cudaStream_t stream) {
+               int64_t ld_x, const float* parameters, int64_t ld_parameters, const Addends& addends, const float* a,
+               const float* skip, const float* xz, int64_t ld_xz, const SplitRows& y, int64_t ld, cudaStream_t stream) {
   const StepCall call = {.shape = shape,
                          .layer = layer,
                          .dt_weight = static_cast<const __nv_bfloat16*>(dt_proj.weight),
@@ -160,6 +165,7 @@ void MambaStep(const Pooling& writes, const MambaShape& shape, int layer, const 
                          .ld_x = ld_x,
                          .parameters = parameters,
                          .ld_parameters = ld_parameters,
+                         .addends = addends,
                          .a = a,
                          .skip = skip,
                          .xz = xz,

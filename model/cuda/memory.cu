@@ -1,5 +1,6 @@
 // Kernels of many sessions' writes at once; what they do is in memory.cuh. Few writes go through write_pass.cu, many of
 // one session through sequence.cu.
+#include "model/cuda/addends.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 #include "model/cuda/memory.cuh"
@@ -74,6 +75,40 @@ __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* 
   const int64_t at = blockIdx.x * ld + channel;
   y[at] = value;
   if (split.high != nullptr) SplitOne(value, split.high[at], split.high[split.plane + at]);
+}
+
+// Four neighbouring outputs of in_proj a thread: channels, then gates.
+constexpr int kFinishThreads = 128;
+__global__ void __launch_bounds__(kFinishThreads)
+    FinishConvKernel(Pooling p, MambaShape shape, int layer, Addends addends, float* xz, int64_t ld_xz,
+                     const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
+                     int64_t ld, SplitRows split) {
+  const int64_t row = blockIdx.x;
+  const int output = 4 * static_cast<int>(blockIdx.y * kFinishThreads + threadIdx.x);
+  const bool of_channels = output < shape.d_inner, has = output < 2 * shape.d_inner;
+  const int32_t slot = p.writes[row].slot;
+  ConvChannel conv[4];
+  if (of_channels) {
+#pragma unroll
+    for (int u = 0; u < 4; ++u) conv[u].Load(p, shape, layer, slot, output + u, weight, bias);
+  }
+  AwaitPrevious();
+  LetNextBegin();
+  if (!has) return;
+  float* const own = xz + row * ld_xz + output;
+  const Four value = addends.count > 0 ? SumOfFour(addends, row, output) : *reinterpret_cast<const Four*>(own);
+  if (!of_channels) {
+    if (addends.count > 0) StoreFour(own, value);
+    return;
+  }
+  Four convolved;
+#pragma unroll
+  for (int u = 0; u < 4; ++u) {
+    convolved.at[u] = conv[u].Run(p, shape, layer, slot, output + u, weight, value.at[u]);
+  }
+  const int64_t at = row * ld + output;
+  StoreFour(y + at, convolved);
+  StoreFour(SplitTo{split.high, split.high + split.plane} + at, convolved);
 }
 
 __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ x, int64_t ld_x,
@@ -155,6 +190,18 @@ void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const 
                cudaStream_t stream) {
   LaunchChained(ConvKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's convolution",
                 writes, shape, layer, xz, ld_xz, weight, bias, y, ld, split);
+}
+
+bool CanFinishConv(const MambaShape& shape) { return shape.d_conv == 4 && shape.d_inner % 4 == 0; }
+
+void FinishAndConvolve(const Pooling& writes, const MambaShape& shape, int layer, const Addends& addends, float* xz,
+                       int64_t ld_xz, const float* weight, const float* bias, float* y, int64_t ld,
+                       const SplitRows& split, cudaStream_t stream) {
+  constexpr int kOutputs = 4 * kFinishThreads;
+  const dim3 grid(static_cast<unsigned>(writes.count),
+                  static_cast<unsigned>((2 * shape.d_inner + kOutputs - 1) / kOutputs));
+  LaunchChained(FinishConvKernel, grid, kFinishThreads, 0, stream, "launching Mamba's convolution", writes, shape,
+                layer, addends, xz, ld_xz, weight, bias, y, ld, split);
 }
 
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,

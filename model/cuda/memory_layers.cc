@@ -90,21 +90,24 @@ WritePassCall MemoryLayers::AtOnce(const Pooling& pooling) const {
           .tag = 0};
 }
 
+LinearCall MemoryLayers::CallOf(const Rows& x, const DeviceMemory& y, int64_t ldy, int rows, const float* residual,
+                                Activation activation) const {
+  return {.x = x.floats,
+          .ldx = x.ld,
+          .rows = rows,
+          .y = y.data(),
+          .ldy = ldy,
+          .float_output = true,
+          .residual = residual,
+          .activation = activation,
+          .scratch = scratch_.data(),
+          .tickets = tickets_.as<uint32_t>(),
+          .split = x.split};
+}
+
 void MemoryLayers::Product(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
                            const float* residual, Activation activation) {
-  RunLinear(linear,
-            {.x = x.floats,
-             .ldx = x.ld,
-             .rows = rows,
-             .y = y.data(),
-             .ldy = ldy,
-             .float_output = true,
-             .residual = residual,
-             .activation = activation,
-             .scratch = scratch_.data(),
-             .tickets = tickets_.as<uint32_t>(),
-             .split = x.split},
-            stream_);
+  RunLinear(linear, CallOf(x, y, ldy, rows, residual, activation), stream_);
 }
 
 void MemoryLayers::RunMambaLayer(const Pooling& pooling, int layer, const Recurrence& recurrence) {
@@ -113,11 +116,8 @@ void MemoryLayers::RunMambaLayer(const Pooling& pooling, int layer, const Recurr
   Rows normed = Floats(normed_, ld_), convolved = Floats(convolved_, ld_inner_), scanned = Floats(scanned_, ld_inner_);
   const bool split = weights.in_proj.type == Type::kSplit && count > kMaxFewRows;
   if (split) {
-    const auto parts = [&](const DeviceMemory& memory, int64_t ld) {
-      return SplitRows{memory.as<__nv_bfloat16>(), rows_ * ld};
-    };
-    normed.split = parts(split_normed_, ld_);
-    convolved.split = scanned.split = parts(split_inner_, ld_inner_);  // one is read before the other is made
+    normed.split = Split(split_normed_, ld_);
+    convolved.split = scanned.split = Split(split_inner_, ld_inner_);  // one is read before the other is made
     NormalizeSplit(x_.as<float>(), ld_, count, d_, weights.norm, epsilon_, normed.split, ld_, stream_);
   } else {
     Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, count, d_, weights.norm, nullptr, epsilon_, normed_.data(),
@@ -129,7 +129,7 @@ void MemoryLayers::RunMambaLayer(const Pooling& pooling, int layer, const Recurr
   Product(weights.x_proj, convolved, parameters_, ld_parameters_, count);
   if (split && recurrence.step != nullptr && CanRunMambaStep(weights.dt_proj, shape_)) {
     recurrence.step(pooling, shape_, layer, weights.dt_proj, convolved_.as<float>(), ld_inner_, parameters_.as<float>(),
-                    ld_parameters_, weights.a, weights.skip, xz_.as<float>(), ld_xz_, scanned.split, ld_inner_,
+                    ld_parameters_, {}, weights.a, weights.skip, xz_.as<float>(), ld_xz_, scanned.split, ld_inner_,
                     stream_);
   } else {
     Product(weights.dt_proj, Floats(parameters_, ld_parameters_), dt_, ld_inner_, count, nullptr,
@@ -139,6 +139,43 @@ void MemoryLayers::RunMambaLayer(const Pooling& pooling, int layer, const Recurr
                     scanned_.as<float>(), ld_inner_, scanned.split, stream_);
   }
   Product(weights.out_proj, scanned, x_, ld_, count, x_.as<float>());
+}
+
+void MemoryLayers::ReserveAddends() {
+  if (weights_.mamba.empty() || weights_.query.type != Type::kSplit || !CanLeaveAddends() || !CanFinishRows(d_) ||
+      !CanFinishConv(shape_) || !CanRunMambaStep(weights_.mamba[0].dt_proj, shape_)) {
+    return;
+  }
+  addends_ = DeviceMemory(kAddendRoomBytes);
+}
+
+Addends MemoryLayers::ProductApart(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
+                                   const float* residual) {
+  return RunLinearApart(linear, CallOf(x, y, ldy, rows, residual, Activation::kNone),
+                        {addends_.as<float>(), static_cast<int64_t>(addends_.bytes() / sizeof(float))}, stream_);
+}
+
+// What a product leaves is read before the next one begins: all share the room.
+void MemoryLayers::RunMambaLayersApart(const Pooling& pooling) {
+  const int count = pooling.count;
+  const SplitRows normed = Split(split_normed_, ld_), inner = Split(split_inner_, ld_inner_);
+  const Rows normed_rows = {nullptr, ld_, normed}, inner_rows = {nullptr, ld_inner_, inner};
+  float *const x = x_.as<float>(), *const xz = xz_.as<float>();
+  Addends left;  // of the layer before
+  for (size_t l = 0; l < weights_.mamba.size(); ++l) {
+    const MambaWeights& weights = weights_.mamba[l];
+    const int layer = static_cast<int>(l);
+    FinishAndNormalizeSplit(left, x, ld_, count, d_, weights.norm, epsilon_, normed, ld_, stream_);
+    const Addends in = ProductApart(weights.in_proj, normed_rows, xz_, ld_xz_, count);
+    FinishAndConvolve(pooling, shape_, layer, in, xz, ld_xz_, weights.conv_weight, weights.conv_bias,
+                      convolved_.as<float>(), ld_inner_, inner, stream_);
+    const Addends parameters = ProductApart(weights.x_proj, inner_rows, parameters_, ld_parameters_, count);
+    MambaStep(pooling, shape_, layer, weights.dt_proj, convolved_.as<float>(), ld_inner_, parameters_.as<float>(),
+              ld_parameters_, parameters, weights.a, weights.skip, xz, ld_xz_, inner, ld_inner_, stream_);
+    left = ProductApart(weights.out_proj, inner_rows, x_, ld_, count, x);
+  }
+  FinishAndNormalize(Type::kFloat32, left, nullptr, x, ld_, nullptr, count, d_, {weights_.ssm_norm, nullptr}, epsilon_,
+                     normed_.data(), ld_, stream_);
 }
 
 void MemoryLayers::RunSimpleLayer(const Pooling& pooling, int layer, const Recurrence& recurrence) {
@@ -155,6 +192,10 @@ void MemoryLayers::Run(const Pooling& pooling, float* pool_weights, const Recurr
   Product(weights_.key_transposed, Floats(query_, ld_), key_, ld_, pooling.count);
   PoolAttend(pooling, key_.as<float>(), ld_, scores_.as<float>(), pool_weights, x_.as<float>(), ld_, stream_);
   for (size_t l = 0; l < weights_.simple.size(); ++l) RunSimpleLayer(pooling, static_cast<int>(l), recurrence);
+  if (recurrence.step != nullptr && CanRunApart(pooling.count)) {
+    RunMambaLayersApart(pooling);
+    return recurrence.push(pooling, outputs(), ld_, stream_);
+  }
   for (size_t l = 0; l < weights_.mamba.size(); ++l) RunMambaLayer(pooling, static_cast<int>(l), recurrence);
   if (!weights_.mamba.empty()) {
     Normalize(Type::kFloat32, x_.as<float>(), ld_, nullptr, pooling.count, d_, weights_.ssm_norm, nullptr, epsilon_,

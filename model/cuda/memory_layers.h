@@ -39,6 +39,12 @@ class MemoryLayers {
   const float* outputs() const;
   int64_t output_stride() const { return ld_; }
 
+  // For rows that take a step each (not sequences), on devices and shapes it serves: Run with products of few tiles
+  // apart, of up to kMaxRowsApart rows.
+  static constexpr int kMaxRowsApart = 256;
+  void ReserveAddends();
+  bool CanRunApart(int rows) const { return addends_.bytes() > 0 && rows <= kMaxRowsApart; }
+
   // The same in one kernel, whose part of the memory is this; `layers`, scores and pool_weights are the caller's.
   WritePassCall AtOnce(const Pooling& pooling) const;
 
@@ -50,9 +56,15 @@ class MemoryLayers {
     SplitRows split;
   };
   Rows Floats(const DeviceMemory& memory, int64_t ld) const { return {memory.as<float>(), ld, {}}; }
+  SplitRows Split(const DeviceMemory& memory, int64_t ld) const { return {memory.as<__nv_bfloat16>(), rows_ * ld}; }
+  LinearCall CallOf(const Rows& x, const DeviceMemory& y, int64_t ldy, int rows, const float* residual,
+                    Activation activation) const;
   void Product(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
                const float* residual = nullptr, Activation activation = Activation::kNone);
   void RunMambaLayer(const Pooling& pooling, int layer, const Recurrence& recurrence);
+  Addends ProductApart(const Linear& linear, const Rows& x, const DeviceMemory& y, int64_t ldy, int rows,
+                       const float* residual = nullptr);
+  void RunMambaLayersApart(const Pooling& pooling);
   void RunSimpleLayer(const Pooling& pooling, int layer, const Recurrence& recurrence);
 
   const CudaWeights& weights_;
@@ -65,6 +77,7 @@ class MemoryLayers {
   DeviceMemory xz_, convolved_, dt_, scanned_, parameters_;
   DeviceMemory scratch_, tickets_;
   DeviceMemory split_normed_, split_inner_;
+  DeviceMemory addends_;  // of one product; empty: nothing runs apart
 };
 
 }  // namespace smt::cuda

@@ -103,6 +103,30 @@ __device__ __forceinline__ void Pin(float (&d)[kCount]) {
                : "l"(a), "l"(b), "r"(add))
 
 template <typename E>
+__device__ __forceinline__ void WgmmaStep(float (&d)[16], uint64_t a, uint64_t b, int add) {
+#define SMT_REGISTERS "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n32k16", SMT_REGISTERS, "16", "17", "18", SMT_SIXTEEN(0));
+  } else {
+    SMT_STEP("bf16", "m64n32k16", SMT_REGISTERS, "16", "17", "18", SMT_SIXTEEN(0));
+  }
+#undef SMT_REGISTERS
+}
+
+template <typename E>
+__device__ __forceinline__ void WgmmaStep(float (&d)[24], uint64_t a, uint64_t b, int add) {
+#define SMT_REGISTERS                                                      \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n48k16", SMT_REGISTERS, "24", "25", "26", SMT_SIXTEEN(0), SMT_FOUR(16), SMT_FOUR(20));
+  } else {
+    SMT_STEP("bf16", "m64n48k16", SMT_REGISTERS, "24", "25", "26", SMT_SIXTEEN(0), SMT_FOUR(16), SMT_FOUR(20));
+  }
+#undef SMT_REGISTERS
+}
+
+template <typename E>
 __device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b, int add) {
 #define SMT_REGISTERS                                                      \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -111,6 +135,20 @@ __device__ __forceinline__ void WgmmaStep(float (&d)[32], uint64_t a, uint64_t b
     SMT_STEP("f16", "m64n64k16", SMT_REGISTERS, "32", "33", "34", SMT_SIXTEEN(0), SMT_SIXTEEN(16));
   } else {
     SMT_STEP("bf16", "m64n64k16", SMT_REGISTERS, "32", "33", "34", SMT_SIXTEEN(0), SMT_SIXTEEN(16));
+  }
+#undef SMT_REGISTERS
+}
+
+template <typename E>
+__device__ __forceinline__ void WgmmaStep(float (&d)[48], uint64_t a, uint64_t b, int add) {
+#define SMT_REGISTERS                                                                \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+  if constexpr (kIsHalf<E>) {
+    SMT_STEP("f16", "m64n96k16", SMT_REGISTERS, "48", "49", "50", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32));
+  } else {
+    SMT_STEP("bf16", "m64n96k16", SMT_REGISTERS, "48", "49", "50", SMT_SIXTEEN(0), SMT_SIXTEEN(16), SMT_SIXTEEN(32));
   }
 #undef SMT_REGISTERS
 }

@@ -2,6 +2,7 @@
 // through window_pass.cu.
 #include <cuda_bf16.h>
 
+#include "model/cuda/addends.cuh"
 #include "model/cuda/attention.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
@@ -24,6 +25,51 @@ __global__ void __launch_bounds__(kNormRows* kWarp)
   if (row >= rows) return;
   const int64_t to = to_rows != nullptr ? to_rows[row] : row;
   NormalizeRow(x + row * ldx, d, weight, bias, epsilon, y + to * ldy);
+}
+
+// A block has a row, a warp a part of it (NormalizeRow), to the same bits.
+template <typename To>
+__global__ void __launch_bounds__(kNormParts* kWarp)
+    FinishKernel(const Addends addends, const float* __restrict__ bias, float* x, int64_t ldx,
+                 const int32_t* __restrict__ to_rows, int d, Norm norm, float epsilon, To y, int64_t ldy) {
+  __shared__ float sums[2][kNormParts];
+  LetNextBegin();  // a product, which waits for all but its weights
+  const int warp = threadIdx.x / kWarp, column = 4 * static_cast<int>(threadIdx.x);
+  const bool has = column < d;
+  const int from = has ? column : 0;
+  const Four w = *reinterpret_cast<const Four*>(norm.weight + from);
+  const Four b = norm.bias != nullptr ? *reinterpret_cast<const Four*>(norm.bias + from) : Four{};
+  const Four added = bias != nullptr ? *reinterpret_cast<const Four*>(bias + from) : Four{};
+  AwaitPrevious();
+  const int64_t row = blockIdx.x, to = to_rows != nullptr ? to_rows[row] : row;
+  Four v = *reinterpret_cast<const Four*>(x + row * ldx + from);
+  if (addends.count > 0) {
+    Four sum = SumOfFour(addends, row, from);
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      if (bias != nullptr) sum.at[u] += added.at[u];
+      v.at[u] = sum.at[u] + v.at[u];
+    }
+    if (has) StoreFour(x + row * ldx + column, v);
+  }
+  const auto sum_parts = [&](float part, float(&of)[kNormParts]) {
+    const float sum = WarpSum(has ? part : 0.0f);
+    if (threadIdx.x % kWarp == 0) of[warp] = sum;
+    __syncthreads();
+    float total = 0;
+#pragma unroll
+    for (int j = 0; j < kNormParts; ++j) total += of[j];
+    return total;
+  };
+  float mean = 0;
+  if (norm.bias != nullptr) {
+    mean = sum_parts(v.at[0] + v.at[1] + v.at[2] + v.at[3], sums[0]) / static_cast<float>(d);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int u = 0; u < 4; ++u) squares = AddSquare(squares, v.at[u], mean);
+  const float scale = NormScale(sum_parts(squares, sums[1]), d, epsilon);
+  if (has) StoreFour(y + to * ldy + column, Normalized(v, mean, scale, w, b));
 }
 
 __global__ void AppendKernel(const Append* __restrict__ appends, int count, IdRings rings) {
@@ -189,6 +235,13 @@ void LaunchNorm(const float* x, int64_t ldx, const int32_t* to_rows, int rows, i
                 stream, "launching a norm", x, ldx, to_rows, rows, d, weight, bias, epsilon, y, ldy);
 }
 
+template <typename To>
+void LaunchFinish(const Addends& addends, const float* bias, float* x, int64_t ldx, const int32_t* to_rows, int rows,
+                  int d, const Norm& norm, float epsilon, To y, int64_t ldy, cudaStream_t stream) {
+  LaunchChained(FinishKernel<To>, static_cast<unsigned>(rows), kNormParts * kWarp, 0, stream, "launching a norm",
+                addends, bias, x, ldx, to_rows, d, norm, epsilon, y, ldy);
+}
+
 }  // namespace
 
 void AppendIds(const Append* appends, int count, const IdRings& rings, cudaStream_t stream) {
@@ -219,6 +272,20 @@ void Normalize(Type out_type, const float* x, int64_t ldx, const int32_t* to_row
   WithType(out_type, [&](auto number) { launch(static_cast<decltype(number)*>(y)); });
 }
 
+void FinishAndNormalize(Type out_type, const Addends& addends, const float* bias, float* x, int64_t ldx,
+                        const int32_t* to_rows, int rows, int d, const Norm& norm, float epsilon, void* y, int64_t ldy,
+                        cudaStream_t stream) {
+  if (rows == 0) return;
+  WithType(out_type, [&](auto number) {
+    LaunchFinish(addends, bias, x, ldx, to_rows, rows, d, norm, epsilon, static_cast<decltype(number)*>(y), ldy,
+                 stream);
+  });
+}
+void FinishAndNormalizeSplit(const Addends& addends, float* x, int64_t ldx, int rows, int d, const float* weight,
+                             float epsilon, const SplitRows& y, int64_t ldy, cudaStream_t stream) {
+  LaunchFinish(addends, nullptr, x, ldx, nullptr, rows, d, {weight, nullptr}, epsilon,
+               SplitTo{y.high, y.high + y.plane}, ldy, stream);
+}
 void NormalizeSplit(const float* x, int64_t ldx, int rows, int d, const float* weight, float epsilon,
                     const SplitRows& y, int64_t ldy, cudaStream_t stream) {
   LaunchNorm(x, ldx, nullptr, rows, d, weight, nullptr, epsilon, SplitTo{y.high, y.high + y.plane}, ldy, stream);

@@ -135,10 +135,11 @@ __device__ __noinline__ void NormalizeLongRow(const float* x, int d, const float
 
 // LayerNorm of a row, RMSNorm where bias is null, by one warp. A lane takes four neighbours of every 128, which are
 // parts with sums of their own: there is little else to do at once. `y`: a pointer or SplitTo.
+inline constexpr int kNormParts = 8;
 template <typename To>
 __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float* weight, const float* bias,
                                              float epsilon, To y) {
-  constexpr int kParts = 8, kStep = 4 * kWarp;
+  constexpr int kParts = kNormParts, kStep = 4 * kWarp;
   if (d % 4 != 0 || d > kParts * kStep) return NormalizeLongRow(x, d, weight, bias, epsilon, y);
   const int first = 4 * (threadIdx.x % kWarp);
   // All loads at once, from a place that is there.

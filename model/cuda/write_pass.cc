@@ -1,5 +1,6 @@
 #include "model/cuda/write_pass.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -22,6 +23,7 @@ WritePass::WritePass(const StrideHybridConfig& config, const CudaWeights* weight
       graphs_(stream) {
   plan_ = DeviceMemory(kMaxWrites * (sizeof(Write) + static_cast<size_t>(m_) * sizeof(int32_t)));
   pool_weights_ = DeviceMemory(kMaxWrites * static_cast<size_t>(n_ + m_) * sizeof(float));
+  layers_.ReserveAddends();
   if (weights_.mamba.empty() || weights_.query.type != Type::kSplit) return;
   at_once_ = CanRunWritePass(AtOnce(layers_.Pool(nullptr, nullptr, 0, {})));
   if (!at_once_) return;
@@ -74,7 +76,9 @@ void WritePass::RunFew(WritePassCall call) {
 }
 
 void WritePass::Run(const Pooling& pooling, int blocks) {
-  if (at_once_ && blocks != kApart && pooling.count <= kMaxWritePassWrites) {
+  static const int apart_from = std::getenv("SMT_APART_FROM") ? std::atoi(std::getenv("SMT_APART_FROM")) : 33;
+  if (at_once_ && blocks != kApart && !(layers_.CanRunApart(pooling.count) && pooling.count >= apart_from) &&
+      pooling.count <= kMaxWritePassWrites) {
     const WritePassCall call = AtOnce(pooling);
     if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites && blocks == 0) return RunFew(call);
     return RunWritePass(call, &arrivals_, blocks, stream_);
