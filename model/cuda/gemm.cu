@@ -398,14 +398,14 @@ void RunSplit(const Linear& linear, const LinearCall& call, cudaStream_t stream)
     LaunchChained(kernel, grid, kChunks * kWarp, 0, stream, "launching a matrix product", weight, linear.plane, x,
                   call.ldx, linear.k, epilogue);
   };
-  if (call.rows <= 8) {
+  if (call.split.high != nullptr) {
+    RunManyRows<2>(linear, call.split.high, call.split.plane, call.ldx, epilogue, call, stream);
+  } else if (call.rows <= 8) {
     few(LinearFewRowsSplit<1>, 1);
   } else if (call.rows <= 16) {
     few(LinearFewRowsSplit<2>, 2);
   } else if (call.rows <= kMaxFewRows) {
     few(LinearFewRowsSplit<4>, 4);
-  } else if (call.split.high != nullptr) {
-    RunManyRows<2>(linear, call.split.high, call.split.plane, call.ldx, epilogue, call, stream);
   } else {
     auto* planes = static_cast<__nv_bfloat16*>(call.scratch);
     const int64_t plane = static_cast<int64_t>(call.rows) * linear.k;

@@ -59,7 +59,7 @@ struct LinearCall {
   int spare = 0;  // multiprocessors that are better left to others
   // A counter in device memory, zero at first, of calls on one stream: by it blocks share many tiles as they come.
   uint32_t* tickets = nullptr;
-  // If there, more than kMaxFewRows rows come from here, and neither x nor scratch is used.
+  // If there, rows come from here, and neither x nor scratch is used.
   SplitRows split = {};
 };
 void RunLinear(const Linear& linear, const LinearCall& call, cudaStream_t stream);

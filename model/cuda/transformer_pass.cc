@@ -1,10 +1,17 @@
 #include "model/cuda/transformer_pass.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
 namespace smt::cuda {
 namespace {
+
+// What a product leaves for the norm after it.
+struct Left {
+  Addends addends;
+  const float* bias = nullptr;
+};
 
 constexpr int kMaxGraphRows = 512;  // above, the device is busy for longer than launching takes
 
@@ -47,6 +54,7 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
     arrivals_ = {arrived_.as<uint32_t>(), 0};
   }
   tickets_ = DeviceMemory(sizeof(uint32_t));
+  if (IsShort(type) && CanLeaveAddends() && CanFinishRows(d_)) addends_ = DeviceMemory(kAddendRoomBytes);
   plan_ = DeviceMemory(rows * (sizeof(Row) + sizeof(Group) + 2 * sizeof(int32_t)));
   x_ = DeviceMemory(rows * static_cast<size_t>(ld_) * sizeof(float));
   x_wanted_ = DeviceMemory(x_.bytes());
@@ -133,29 +141,48 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
   float* x = x_.as<float>();
   EmbedRows(type, weights_.embedding_type, rows_, count, slots, rings, weights_.embeddings, weights_.ld_embeddings,
             weights_.positions, d_, x, ld_, stream_);
-  const auto product = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, void* y, int64_t ldy,
-                           const float* residual, Activation activation) {
-    RunLinear(linear,
-              {.x = in.data(),
-               .ldx = ldx,
-               .rows = count,
-               .y = y,
-               .ldy = ldy,
-               .float_output = residual != nullptr,
-               .residual = residual,
-               .activation = activation,
-               .scratch = nullptr,
-               .spare = spare,
-               .tickets = tickets_.as<uint32_t>()},
-              stream_);
+  const auto call = [&](const DeviceMemory& in, int64_t ldx, void* y, int64_t ldy, const float* residual,
+                        Activation activation) -> LinearCall {
+    return {.x = in.data(),
+            .ldx = ldx,
+            .rows = count,
+            .y = y,
+            .ldy = ldy,
+            .float_output = residual != nullptr,
+            .residual = residual,
+            .activation = activation,
+            .scratch = nullptr,
+            .spare = spare,
+            .tickets = tickets_.as<uint32_t>()};
+  };
+  const auto product = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, const DeviceMemory& y,
+                           int64_t ldy, Activation activation) {
+    RunLinear(linear, call(in, ldx, y.data(), ldy, nullptr, activation), stream_);
+  };
+  // Adds a product to x, or leaves it to the norm that comes next.
+  const auto add = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, Left* left) {
+    const LinearCall adding = call(in, ldx, x, ld_, x, Activation::kNone);
+    static const int wapart = std::getenv("SMT_WAPART") ? std::atoi(std::getenv("SMT_WAPART")) : 512;
+    if (addends_.bytes() == 0 || count > wapart) return RunLinear(linear, adding, stream_);
+    const AddendRoom room = {addends_.as<float>(), static_cast<int64_t>(addends_.bytes() / sizeof(float))};
+    *left = {RunLinearApart(linear, adding, room, stream_), linear.bias};
+  };
+  const auto norm = [&](const Norm& by, Left* left, const int32_t* to_rows, const DeviceMemory& y) {
+    if (left->addends.count > 0) {
+      FinishAndNormalize(type, left->addends, left->bias, x, ld_, to_rows, count, d_, by, epsilon_, y.data(), ld_,
+                         stream_);
+    } else {
+      Normalize(type, x, ld_, to_rows, count, d_, by.weight, by.bias, epsilon_, y.data(), ld_, stream_);
+    }
+    *left = {};
   };
   const size_t layers = weights_.blocks.size();
+  Left left;
   for (size_t l = 0; l < layers; ++l) {
     const BlockWeights& block = weights_.blocks[l];
     const int layer = static_cast<int>(l);
-    Normalize(type, x, ld_, nullptr, count, d_, block.norm_1.weight, block.norm_1.bias, epsilon_, normed_.data(), ld_,
-              stream_);
-    product(block.qkv, normed_, ld_, qkv_.data(), ld_qkv_, nullptr, Activation::kNone);
+    norm(block.norm_1, &left, nullptr, normed_);
+    product(block.qkv, normed_, ld_, qkv_, ld_qkv_, Activation::kNone);
     if (!by_groups_) StoreKeysValues(cache_, layer, rows_, count, qkv_.data(), ld_qkv_, stream_);
     const int32_t* order = nullptr;
     if (l + 1 == layers && wanted < count) {
@@ -171,14 +198,12 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
     } else {
       Attend(cache_, layer, rows_, order, count, qkv_.data(), ld_qkv_, heads_, n_, attended_.data(), ld_, stream_);
     }
-    product(block.proj, attended_, ld_, x, ld_, x, Activation::kNone);
-    Normalize(type, x, ld_, nullptr, count, d_, block.norm_2.weight, block.norm_2.bias, epsilon_, normed_.data(), ld_,
-              stream_);
-    product(block.fc, normed_, ld_, inner_rows_.data(), ld_inner_, nullptr, activation_);
-    product(block.mlp_proj, inner_rows_, ld_inner_, x, ld_, x, Activation::kNone);
+    add(block.proj, attended_, ld_, &left);
+    norm(block.norm_2, &left, nullptr, normed_);
+    product(block.fc, normed_, ld_, inner_rows_, ld_inner_, activation_);
+    add(block.mlp_proj, inner_rows_, ld_inner_, &left);
   }
-  Normalize(type, x, ld_, to_slots_, count, d_, weights_.norm_f.weight, weights_.norm_f.bias, epsilon_, outputs_.data(),
-            ld_, stream_);
+  norm(weights_.norm_f, &left, to_slots_, outputs_);
 }
 
 float* TransformerPass::Head(const int32_t* slots, int count, int spare) {

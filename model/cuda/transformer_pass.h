@@ -62,6 +62,7 @@ class TransformerPass {
   DeviceMemory blocks_, arrived_, tickets_;
   Arrivals arrivals_;
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
+  DeviceMemory addends_;  // of one product; empty: all products are complete
   int64_t ld_qkv_, ld_inner_, ld_logits_;
   PinnedUploads uploads_;
   GraphCache graphs_;

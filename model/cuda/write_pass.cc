@@ -76,9 +76,9 @@ void WritePass::RunFew(WritePassCall call) {
 }
 
 void WritePass::Run(const Pooling& pooling, int blocks) {
-  static const int apart_from = std::getenv("SMT_APART_FROM") ? std::atoi(std::getenv("SMT_APART_FROM")) : 33;
-  if (at_once_ && blocks != kApart && !(layers_.CanRunApart(pooling.count) && pooling.count >= apart_from) &&
-      pooling.count <= kMaxWritePassWrites) {
+  static const int apart_from = std::getenv("SMT_APART_FROM") ? std::atoi(std::getenv("SMT_APART_FROM")) : 3;
+  const bool apart = blocks == 0 && layers_.CanRunApart(pooling.count) && pooling.count >= apart_from;
+  if (at_once_ && blocks != kApart && !apart && pooling.count <= kMaxWritePassWrites) {
     const WritePassCall call = AtOnce(pooling);
     if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites && blocks == 0) return RunFew(call);
     return RunWritePass(call, &arrivals_, blocks, stream_);
