@@ -212,10 +212,11 @@ struct GroupTile {
 };
 
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
-// kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it.
-template <int kWidth, int kThreads, bool kFew, typename E>
+// kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it. await()
+// comes before qkv is read: what the cache has is on its way by then.
+template <int kWidth, int kThreads, bool kFew, typename E, typename Await>
 __device__ __forceinline__ void AttendGroup(const GroupAttentionCall<E>& call, const Group group, int group_index,
-                                            int head, std::byte* shared) {
+                                            int head, std::byte* shared, Await await) {
   using A = GroupAttention<kWidth>;
   const Cache& cache = call.cache;
   const int warp = threadIdx.x / kWarp;
@@ -239,21 +240,27 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall<E>& call, c
   static_assert(kThreads / kWarp >= A::kKeyBlocks);
   uint32_t query[A::kSteps][4];
   // Straight into shared memory: with few registers many blocks fit, and it takes many to keep the memory busy.
+  const auto for_chunks = [&](auto with) {
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int at = threadIdx.x + i * kThreads, key = at / kOfKey, c = at % kOfKey * 8;
-    if (at >= kAll) continue;
-    E *const to_key = keys + key * A::kStride + c, *const to_value = values + key * A::kStride + c;
+    for (int i = 0; i < kEach; ++i) {
+      const int at = threadIdx.x + i * kThreads, key = at / kOfKey, c = at % kOfKey * 8;
+      if (at < kAll) with(key, c, keys + key * A::kStride + c, values + key * A::kStride + c);
+    }
+  };
+  for_chunks([&](int key, int c, E* to_key, E* to_value) {
     if (key >= seen) {
       *reinterpret_cast<uint4*>(to_key) = *reinterpret_cast<uint4*>(to_value) = {0, 0, 0, 0};
-    } else if (key >= group.first_key) {
-      CopyAsync(to_key, in_pass(key, c));
-      CopyAsync(to_value, in_pass(key, c) + cache.d);
-    } else {
+    } else if (key < group.first_key) {
       CopyAsync(to_key, in_cache(key, c));
       CopyAsync(to_value, in_cache(key, c) + to_values);
     }
-  }
+  });
+  await();
+  for_chunks([&](int key, int c, E* to_key, E* to_value) {
+    if (key < group.first_key || key >= seen) return;
+    CopyAsync(to_key, in_pass(key, c));
+    CopyAsync(to_value, in_pass(key, c) + cache.d);
+  });
   asm volatile("cp.async.commit_group;");
   own.LoadQuery(query);
   asm volatile("cp.async.wait_group 0;");

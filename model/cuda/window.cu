@@ -205,11 +205,12 @@ constexpr int kGroupThreads = (kMaxGroupKeys + 15) / 16 * kWarp;  // a warp for 
 template <typename E, int kWidth, bool kFew>
 __global__ void __launch_bounds__(kGroupThreads, kFew ? 8 : 5)
     GroupKernel(GroupAttentionCall<E> call, const Group* __restrict__ groups, int first, bool beside) {
-  if (!beside) AwaitPrevious();
-  LetNextBegin();
   __shared__ __align__(16) std::byte shared[GroupAttention<kWidth>::kShared];
   const int group = first + static_cast<int>(blockIdx.y);
-  AttendGroup<kWidth, kGroupThreads, kFew>(call, groups[group], group, static_cast<int>(blockIdx.x), shared);
+  AttendGroup<kWidth, kGroupThreads, kFew>(call, groups[group], group, static_cast<int>(blockIdx.x), shared, [&] {
+    if (!beside) AwaitPrevious();
+    LetNextBegin();
+  });
   // Only so that this kernel does not end before the one beside it.
   if (beside && blockIdx.x == 0 && blockIdx.y == 0) AwaitPrevious();
 }

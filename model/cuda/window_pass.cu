@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                                           .ld_out = pass.ld};
       for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
         const int group = task / pass.heads;
-        AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work);
+        AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work, [] {});
         __syncthreads();
       }
       if (only_last) {
