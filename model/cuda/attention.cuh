@@ -212,8 +212,8 @@ struct GroupTile {
 };
 
 // By the whole block of kThreads. `shared`: kShared bytes, 16-byte aligned; free again after the block's next barrier.
-// kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it. await()
-// comes before qkv is read: what the cache has is on its way by then.
+// kFew: kFewGroupRows rows at most, or only the last is wanted. The group is a copy: what is stored could be it.
+// await() comes before qkv is read: what the cache has is on its way by then.
 template <int kWidth, int kThreads, bool kFew, typename E, typename Await>
 __device__ __forceinline__ void AttendGroup(const GroupAttentionCall<E>& call, const Group group, int group_index,
                                             int head, std::byte* shared, Await await) {

@@ -61,13 +61,18 @@ class CudaSlotRunner final : public AsyncRunner {
 
  private:
   static constexpr int64_t kQueued = 2;
-  // How writes beside the window run: one kernel for all their layers on some of the multiprocessors (measured on an
-  // H200: under `hop` the next step waits for a few writes more than it misses those), or many kernels that come and go
-  // between the window's.
-  int WritesBeside(size_t count) const {
-    if (count > kMaxWritePassWrites) return WritePass::kApart;
-    if (!KeepsTokens()) return 32;
-    return count <= 8 ? 48 : count <= 16 ? 44 : 32;
+  // How a batch of writes runs. blocks: of WritePass::Run. spare: multiprocessors that the window leaves free
+  // meanwhile.
+  struct WriteMode {
+    int blocks = 0, spare = 0;
+  };
+  // Beside the window (measured on an H200 under `hop`, where the next step waits for them): a few writes are one
+  // kernel for all layers on some of the multiprocessors; more of them are kernels that come and go between the
+  // window's, which miss fewer multiprocessors.
+  WriteMode WritesBeside(size_t count) const {
+    if (!KeepsTokens() && count <= kMaxWritePassWrites) return {.blocks = 32, .spare = 32};
+    if (count <= 8) return {.blocks = 48, .spare = 48};
+    return {.blocks = WritePass::kApart, .spare = count <= kMaxWritePassWrites ? 24 : 0};
   }
 
   struct Slot {
@@ -132,9 +137,8 @@ class CudaSlotRunner final : public AsyncRunner {
 
   void AppendToTokens(Slot& slot, std::span<const int32_t> ids);
   void BeginWrite(int32_t slot, Ids ids);
-  // Queues the writes begun; few of them on `blocks` multiprocessors, 0: all.
-  void FinishWrites(Ids ids, int blocks);
-  void EndBatch(int blocks);
+  void FinishWrites(Ids ids, const WriteMode& mode);  // queues the writes begun
+  void EndBatch(const WriteMode& mode);
   bool IngestSequences(std::span<const Chunk> chunks);
   void WritesAfterWindow();  // what the window's stream was asked so far comes before the next writes
   void AwaitWrites(int64_t batch);
@@ -186,7 +190,7 @@ class CudaSlotRunner final : public AsyncRunner {
   Event window_asked_;
   bool window_busy_ = false;  // asked for something since WritesAfterWindow
   int64_t wide_batch_ = 0;    // the latest that takes all multiprocessors
-  int narrow_writes_ = 0;     // multiprocessors of the widest other one that may still run
+  int spare_ = 0;             // the most of the others that may still run
 
   int64_t last_step_ = 0, taken_step_ = 0;
   std::array<QueuedStep, kQueued + 1> steps_;  // one more: a taken step's logits are still read

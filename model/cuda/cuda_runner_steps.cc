@@ -151,7 +151,7 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
     if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kOfRing, WritesBeside(ending_.size()));
     BeginWrite(items[i].slot, Ids::kOfRing);
   }
-  FinishWrites(Ids::kOfRing, alone ? 0 : WritesBeside(ending_.size()));
+  FinishWrites(Ids::kOfRing, alone ? WriteMode() : WritesBeside(ending_.size()));
   DrawItems(items, step);
   AwaitWrites(wide_batch_);  // what was ingested before is part of the step: nobody may queue a whole prompt ahead
   step.done.Record(stream_);

@@ -209,22 +209,22 @@ void CudaSlotRunner::AwaitWrites(int64_t batch) {
   awaited_batch_ = batch;
 }
 
-void CudaSlotRunner::EndBatch(int blocks) {
-  narrow_writes_ = std::max(WritesDone(write_batch_) ? 0 : narrow_writes_, blocks);
+void CudaSlotRunner::EndBatch(const WriteMode& mode) {
+  spare_ = std::max(WritesDone(write_batch_) ? 0 : spare_, mode.spare);
   ++write_batch_;
   batch_done_[static_cast<size_t>(write_batch_ % kWriteEvents)].Record(write_stream_);
-  if (blocks == 0) wide_batch_ = write_batch_;
+  if (mode.blocks == 0) wide_batch_ = write_batch_;
 }
 
-void CudaSlotRunner::FinishWrites(Ids ids, int blocks) {
+void CudaSlotRunner::FinishWrites(Ids ids, const WriteMode& mode) {
   if (writes_.empty()) return;
   WritesAfterWindow();
   if (ids == Ids::kOfRing) {
-    writer_.Run(writes_, rings_, memory_, blocks);
+    writer_.Run(writes_, rings_, memory_, mode.blocks);
   } else {
     writer_.Run(writes_, write_ids_, memory_);
   }
-  EndBatch(blocks);
+  EndBatch(mode);
   for (const Write& write : writes_) {
     Slot& slot = At(write.slot);
     slot.Forget();
@@ -242,7 +242,7 @@ bool CudaSlotRunner::WritesDone(int64_t batch) const {
 
 int CudaSlotRunner::SpareForWrites() const {
   constexpr size_t kLongPass = 2048;  // rows: writes are over long before, and blocks share the tiles as they come
-  return pass_rows_ > kLongPass || WritesDone(write_batch_) ? 0 : narrow_writes_;
+  return pass_rows_ > kLongPass || WritesDone(write_batch_) ? 0 : spare_;
 }
 
 void CudaSlotRunner::Observe() {
@@ -287,7 +287,7 @@ bool CudaSlotRunner::IngestSequences(std::span<const Chunk> chunks) {
     slot.ring_valid = slot.owes_draw = false;
   }
   sequences_->Finish(memory_);
-  EndBatch(0);
+  EndBatch({});
   return true;
 }
 
@@ -310,10 +310,10 @@ void CudaSlotRunner::Ingest(std::span<const Chunk> chunks) {
       slot.ring_valid = slot.owes_draw = false;
       chunk.ids = chunk.ids.subspan(take);
       if (take == 0 || static_cast<int64_t>(take) < to_boundary) continue;
-      if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, 0);
+      if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, {});
       BeginWrite(chunk.slot, Ids::kKnown);
     }
-    FinishWrites(Ids::kKnown, 0);
+    FinishWrites(Ids::kKnown, {});
     std::erase_if(left, [](const Chunk& chunk) { return chunk.ids.empty(); });
   }
 }
@@ -404,10 +404,10 @@ void CudaSlotRunner::Absorb(std::span<const int32_t> slots, std::span<const int3
     AppendToTokens(slot, ids.subspan(i, 1));
     slot.ring_valid = slot.owes_draw = false;
     if (slot.position % config_.stride != 0) continue;
-    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, 0);
+    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, {});
     BeginWrite(slots[i], Ids::kKnown);
   }
-  FinishWrites(Ids::kKnown, 0);
+  FinishWrites(Ids::kKnown, {});
   Refresh(slots);
 }
 

@@ -455,8 +455,7 @@ void LaunchShort(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx,
   const auto launch = [&](auto shape) {
     LaunchWgmma<decltype(shape)>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   };
-  switch (
-      ChooseTile(epilogue.rows, linear.n, Multiprocessors() - spare, CanStoreInBackground(epilogue))) {
+  switch (ChooseTile(epilogue.rows, linear.n, Multiprocessors() - spare, CanStoreInBackground(epilogue))) {
     case WgmmaTile::k64x64Alone:
       return launch(WgmmaShape<1, 1, 64, 11, 1>());
     case WgmmaTile::k64x64Pairs:
@@ -486,9 +485,11 @@ void LinearWgmma(const Linear& linear, const __half* x, int64_t x_plane, int64_t
 
 void LinearWgmma(const Linear& linear, const __nv_bfloat16* x, int64_t x_plane, int64_t ldx,
                  const Epilogue<float>& epilogue, int spare, uint32_t* tickets, cudaStream_t stream) {
-  const int tiles = DivideUp(epilogue.rows, 64) * DivideUp(linear.n, 64);
-  if (tiles <= Multiprocessors() - spare) {
+  const auto tiles = [&](int outputs) { return DivideUp(epilogue.rows, 64) * DivideUp(linear.n, outputs); };
+  if (tiles(64) <= Multiprocessors() - spare) {
     LaunchWgmma<WgmmaShape<2, 1, 64, 6, 1>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+  } else if (tiles(96) <= Multiprocessors() - spare) {
+    LaunchWgmma<WgmmaShape<2, 1, 96, 5, 1>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   } else {
     LaunchWgmma<WgmmaShape<2, 1, 64, 3, 2>>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
   }

@@ -85,6 +85,8 @@ struct AddendRoom {
 inline constexpr int64_t kAddendRoomBytes = 16 << 20;  // enough for all products that need it on 132 multiprocessors
 bool CanLeaveAddends();
 Addends RunLinearApart(const Linear& linear, const LinearCall& call, const AddendRoom& room, cudaStream_t stream);
+// y[:rows, :n] = the sums, for readers that would add them up many times over. n is rounded up to a multiple of 4.
+void SumAddends(const Addends& addends, int rows, int n, float* y, int64_t ldy, cudaStream_t stream);
 
 struct BlockWeights {
   Norm norm_1, norm_2;

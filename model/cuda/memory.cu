@@ -77,6 +77,14 @@ __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* 
   if (split.high != nullptr) SplitOne(value, split.high[at], split.high[split.plane + at]);
 }
 
+// Four neighbours a thread.
+__global__ void SumKernel(Addends addends, int rows, int fours, float* __restrict__ y, int64_t ldy) {
+  AwaitPrevious();
+  LetNextBegin();
+  const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = at / fours, column = 4 * (at % fours);
+  if (row < rows) StoreFour(y + row * ldy + column, SumOfFour(addends, row, column));
+}
+
 // Four neighbouring outputs of in_proj a thread: channels, then gates.
 constexpr int kFinishThreads = 128;
 __global__ void __launch_bounds__(kFinishThreads)
@@ -190,6 +198,12 @@ void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const 
                cudaStream_t stream) {
   LaunchChained(ConvKernel, Grid(writes.count, shape.d_inner), kThreads, 0, stream, "launching Mamba's convolution",
                 writes, shape, layer, xz, ld_xz, weight, bias, y, ld, split);
+}
+
+void SumAddends(const Addends& addends, int rows, int n, float* y, int64_t ldy, cudaStream_t stream) {
+  const int fours = (n + 3) / 4;
+  LaunchChained(SumKernel, static_cast<unsigned>((rows * fours + kFinishThreads - 1) / kFinishThreads), kFinishThreads,
+                0, stream, "launching a sum", addends, rows, fours, y, ldy);
 }
 
 bool CanFinishConv(const MambaShape& shape) { return shape.d_conv == 4 && shape.d_inner % 4 == 0; }

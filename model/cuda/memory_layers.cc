@@ -3,6 +3,12 @@
 #include <algorithm>
 
 namespace smt::cuda {
+namespace {
+
+// From so many rows on, a kernel that sums parameters once pays (measured on an H200).
+constexpr int kRowsReadOften = 64;
+
+}  // namespace
 
 MemoryLayers::MemoryLayers(const StrideHybridConfig& config, const CudaWeights* weights, int rows, cudaStream_t stream)
     : weights_(*weights),
@@ -169,7 +175,11 @@ void MemoryLayers::RunMambaLayersApart(const Pooling& pooling) {
     const Addends in = ProductApart(weights.in_proj, normed_rows, xz_, ld_xz_, count);
     FinishAndConvolve(pooling, shape_, layer, in, xz, ld_xz_, weights.conv_weight, weights.conv_bias,
                       convolved_.as<float>(), ld_inner_, inner, stream_);
-    const Addends parameters = ProductApart(weights.x_proj, inner_rows, parameters_, ld_parameters_, count);
+    Addends parameters = ProductApart(weights.x_proj, inner_rows, parameters_, ld_parameters_, count);
+    if (count > kRowsReadOften && parameters.count > 0) {  // a row's are read by each block of channels
+      SumAddends(parameters, count, weights.x_proj.n, parameters_.as<float>(), ld_parameters_, stream_);
+      parameters = {};
+    }
     MambaStep(pooling, shape_, layer, weights.dt_proj, convolved_.as<float>(), ld_inner_, parameters_.as<float>(),
               ld_parameters_, parameters, weights.a, weights.skip, xz, ld_xz_, inner, ld_inner_, stream_);
     left = ProductApart(weights.out_proj, inner_rows, x_, ld_, count, x);

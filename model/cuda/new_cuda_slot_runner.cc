@@ -41,8 +41,8 @@ SlotCapacity CountCapacity(const StrideHybridConfig& config, const CudaSlotRunne
   SlotCapacity capacity;
   capacity.total_bytes = static_cast<int64_t>(total);
   capacity.free_bytes = static_cast<int64_t>(available);
-  capacity.work_bytes =
-      kDriver + TransformerPass::kMaxRows * row + TransformerPass::kMaxHeadRows * head + WritePass::kMaxWrites * write;
+  capacity.work_bytes = kDriver + 2 * kAddendRoomBytes + TransformerPass::kMaxRows * row +
+                        TransformerPass::kMaxHeadRows * head + WritePass::kMaxWrites * write;
   if (config.pool_scope == PoolScope::kTokens) capacity.work_bytes += SequencePass::WorkBytes(config);
   capacity.slot_bytes = static_cast<int64_t>(StateLayout(config).bytes()) + 256 +
                         (config.transformer.n_layer * 2 * w * d + 8) * size + ld * size +

@@ -1,6 +1,5 @@
 #include "model/cuda/transformer_pass.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -162,8 +161,7 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
   // Adds a product to x, or leaves it to the norm that comes next.
   const auto add = [&](const Linear& linear, const DeviceMemory& in, int64_t ldx, Left* left) {
     const LinearCall adding = call(in, ldx, x, ld_, x, Activation::kNone);
-    static const int wapart = std::getenv("SMT_WAPART") ? std::atoi(std::getenv("SMT_WAPART")) : 512;
-    if (addends_.bytes() == 0 || count > wapart) return RunLinear(linear, adding, stream_);
+    if (addends_.bytes() == 0) return RunLinear(linear, adding, stream_);
     const AddendRoom room = {addends_.as<float>(), static_cast<int64_t>(addends_.bytes() / sizeof(float))};
     *left = {RunLinearApart(linear, adding, room, stream_), linear.bias};
   };

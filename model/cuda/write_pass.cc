@@ -1,6 +1,5 @@
 #include "model/cuda/write_pass.h"
 
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -76,9 +75,10 @@ void WritePass::RunFew(WritePassCall call) {
 }
 
 void WritePass::Run(const Pooling& pooling, int blocks) {
-  static const int apart_from = std::getenv("SMT_APART_FROM") ? std::atoi(std::getenv("SMT_APART_FROM")) : 3;
-  const bool apart = blocks == 0 && layers_.CanRunApart(pooling.count) && pooling.count >= apart_from;
-  if (at_once_ && blocks != kApart && !apart && pooling.count <= kMaxWritePassWrites) {
+  // Alone on the device, and more than a few, kernels apart are done sooner than one that waits for all its blocks.
+  const bool apart =
+      blocks == kApart || (blocks == 0 && pooling.count > kMaxFewWrites && layers_.CanRunApart(pooling.count));
+  if (at_once_ && !apart && pooling.count <= kMaxWritePassWrites) {
     const WritePassCall call = AtOnce(pooling);
     if (exchange_.bytes() > 0 && pooling.count <= kMaxFewWrites && blocks == 0) return RunFew(call);
     return RunWritePass(call, &arrivals_, blocks, stream_);
