@@ -15,11 +15,6 @@
 namespace smt {
 namespace cuda {
 
-void CheckCuda(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(absl::StrCat(what, ": ", cudaGetErrorString(error)));
-}
-
 CudaSlotRunner::CudaSlotRunner(const StrideHybridConfig& config, const CudaSlotRunnerOptions& options,
                                const SlotCapacity& capacity, std::unique_ptr<CudaWeights> weights)
     : config_(config),
