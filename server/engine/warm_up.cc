@@ -5,10 +5,12 @@
 #include <deque>
 #include <exception>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "server/engine/hang_watch.h"
 
 namespace smt {
 namespace {
@@ -152,6 +154,30 @@ absl::StatusOr<WarmUpReport> WarmUp(Executor& executor, const WarmUpOptions& opt
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   }
+}
+
+absl::StatusOr<WarmUpReport> WarmUpWithin(absl::Duration timeout, std::unique_ptr<Executor>& executor,
+                                          const WarmUpOptions& options) {
+  struct Run {
+    Executor& executor;
+    const WarmUpOptions options;
+    HangWatch watch;
+    absl::StatusOr<WarmUpReport> report;
+  };
+  auto run = std::unique_ptr<Run>(new Run{*executor, options, {}, WarmUpReport()});
+  std::thread thread([run = run.get()] {
+    WatchedExecutor watched(run->executor, run->watch);
+    run->report = WarmUp(watched, run->options);
+    run->watch.End();
+  });
+  if (run->watch.AwaitEnd(timeout)) {
+    thread.join();
+    return std::move(run->report);
+  }
+  thread.detach();
+  static_cast<void>(run.release());
+  static_cast<void>(executor.release());
+  return absl::DeadlineExceededError(absl::StrCat("it has not answered for ", absl::FormatDuration(timeout)));
 }
 
 }  // namespace smt
