@@ -118,6 +118,14 @@ class CudaSlotRunner final : public AsyncRunner {
     std::vector<int32_t> tokens;
     std::span<std::byte> to;
   };
+  // The device's times of one step in kTimedEvery, which is the only one to be timed.
+  static constexpr int64_t kTimedEvery = 16;
+  struct Timing {
+    int64_t step = 0;  // the one being timed
+    bool window_begun = false, writes_ended = false;
+    Event window{Event::Kind::kTime}, draw{Event::Kind::kTime}, end{Event::Kind::kTime};
+    Event writes{Event::Kind::kTime}, end_of_writes{Event::Kind::kTime};
+  };
   enum class Ids { kKnown, kOfRing };  // where the device finds token ids
 
   // cuda_slot_runner.cc
@@ -156,6 +164,8 @@ class CudaSlotRunner final : public AsyncRunner {
   void AppendItem(const Item& item);
   void DrawItems(std::span<const Item> items, QueuedStep& step);
   void DrawRows(std::span<const Item> items, QueuedStep& step, size_t first, size_t end);
+  bool Timed() const { return timing_.step == last_step_ + 1; }  // in Queue
+  void TakeTimes(QueuedStep& step);
   void Resolve(QueuedStep& step);
   void Settle();  // resolves all steps
   Transfer& FreeTransfer();
@@ -189,6 +199,7 @@ class CudaSlotRunner final : public AsyncRunner {
   int narrow_writes_ = 0;     // multiprocessors of the widest other one that may still run
 
   int64_t last_step_ = 0, taken_step_ = 0;
+  Timing timing_;
   std::array<QueuedStep, kQueued + 1> steps_;  // one more: a taken step's logits are still read
   int64_t last_transfer_ = 0;
   std::array<Transfer, 8> transfers_;

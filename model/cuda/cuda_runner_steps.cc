@@ -96,6 +96,10 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
   step.resolved = false;
   step.drawn.clear();
   step.results = {};
+  if (step.number % kTimedEvery == 0) {
+    timing_.step = step.number;
+    timing_.window_begun = false;
+  }
   appends_.clear();
   for (size_t i = 0; i < items.size(); ++i) {
     if (parts[i].appended) {
@@ -176,6 +180,7 @@ void CudaSlotRunner::DrawItems(std::span<const Item> items, QueuedStep& step) {
   CheckCuda(cudaMemcpyAsync(step.ids.as<int32_t>(), drawn_.data(), all * sizeof(int32_t), cudaMemcpyDeviceToHost,
                             stream_.get()),
             "fetching drawn ids");
+  if (Timed()) timing_.end.Record(stream_);
 }
 
 // Draws first to end of step.drawn.
@@ -196,6 +201,7 @@ void CudaSlotRunner::DrawRows(std::span<const Item> items, QueuedStep& step, siz
   float* const logits = transformer_.Head(slots + first, count, SpareForWrites());
   const int64_t ld = transformer_.logits_stride();
   int32_t* const ids = drawn_.as<int32_t>() + first;
+  if (Timed()) timing_.draw.Record(stream_);  // of more rows than the head takes at once: the last ones
   const auto draw = [&] {
     DrawIds(logits, ld, asked_.as<cuda::Draw>() + first, count, vocab, ids, last_ids_.as<int32_t>(), stream_.get());
   };
@@ -242,8 +248,22 @@ void CudaSlotRunner::DrawRows(std::span<const Item> items, QueuedStep& step, siz
   }
 }
 
+// The timed step's writes may go on when the step is done.
+void CudaSlotRunner::TakeTimes(QueuedStep& step) {
+  AsyncRunner::Times& times = step.results.times;
+  if (timing_.step == step.number && !step.drawn.empty()) {
+    if (timing_.window_begun) times.window = timing_.draw.SecondsSince(timing_.window);
+    times.draw = timing_.end.SecondsSince(timing_.draw);
+  }
+  if (timing_.writes_ended && timing_.end_of_writes.Done()) {
+    times.writes = timing_.end_of_writes.SecondsSince(timing_.writes);
+    timing_.writes_ended = false;
+  }
+}
+
 // The device is done with the step: what it drew is known from now on.
 void CudaSlotRunner::Resolve(QueuedStep& step) {
+  TakeTimes(step);
   step.results.ids.assign(step.items, -1);
   step.resolved = true;
   if (!step.asks.empty()) step.results.logprobs.resize(step.items);

@@ -215,7 +215,11 @@ void CudaSlotRunner::FinishWrites(Ids ids, int blocks) {
   if (writes_.empty()) return;
   WritesAfterWindow();
   if (ids == Ids::kOfRing) {
+    const bool timed = Timed() && !timing_.writes_ended;
+    if (timed) timing_.writes.Record(write_stream_);
     writer_.Run(writes_, rings_, memory_, blocks);
+    if (timed) timing_.end_of_writes.Record(write_stream_);
+    timing_.writes_ended |= timed;
   } else {
     writer_.Run(writes_, write_ids_, memory_);
   }
@@ -350,6 +354,10 @@ void CudaSlotRunner::RunRows() {
   // where narrower writes were queued after that.
   AwaitWrites(wide_batch_);
   pass_rows_ = rows_.size();
+  if (Timed() && !timing_.window_begun) {
+    timing_.window.Record(stream_);
+    timing_.window_begun = true;
+  }
   transformer_.Run(rows_, groups_, wanted_, to_slots_, KeepsTokens(), memory_, rings_, SpareForWrites());
   window_busy_ = true;
   rows_.clear();

@@ -55,7 +55,9 @@ struct ItemResult {
                                       // flight: so for the item that was to append what this one should have drawn
 };
 
-struct StepTimings {  // seconds spent in each phase of the step
+// Seconds spent in each phase of the step. With steps in flight `write`, `decode` (with refills) and `sample` are the
+// device's, of some steps only, and overlap.
+struct StepTimings {
   double ingest = 0, write = 0, refill = 0, decode = 0, sample = 0;
 };
 

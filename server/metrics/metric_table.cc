@@ -175,7 +175,7 @@ const std::vector<MetricSpec>& MetricTable() {
       {Metric::kEngineStepDurationSeconds,
        Kind::kHistogram,
        "smt_engine_step_duration_seconds",
-       "Seconds of an engine step, by phase.",
+       "Seconds of an engine step, by phase; all: from its submission to its results.",
        {"phase"},
        kStep},
       {Metric::kSessionSaveDurationSeconds,
