@@ -14,7 +14,7 @@
 int main(int argc, char** argv) {
   constexpr char kFlag[] = "--leave_bytes=";
   if (argc != 2 || std::strncmp(argv[1], kFlag, sizeof(kFlag) - 1) != 0) {
-    std::fprintf(stderr, "usage: %s --leave_bytes=N\n", argv[0]);
+    std::fprintf(stderr, "usage: %s --leave_bytes=N (or --help, for this)\n", argv[0]);
     return 2;
   }
   const int64_t leave = std::atoll(argv[1] + sizeof(kFlag) - 1);
