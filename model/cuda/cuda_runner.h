@@ -138,6 +138,7 @@ class CudaSlotRunner final : public AsyncRunner {
   void CheckBytes(size_t bytes) const;
   void Know(std::span<const int32_t> slots);  // waits for ids of these that the host does not know
 
+  // cuda_runner_writes.cc
   void AppendToTokens(Slot& slot, std::span<const int32_t> ids);
   void BeginWrite(int32_t slot, Ids ids);
   // Queues the writes begun; few of them on `blocks` multiprocessors, 0: all.
@@ -147,7 +148,10 @@ class CudaSlotRunner final : public AsyncRunner {
   void WritesAfterWindow();  // what the window's stream was asked so far comes before the next writes
   void AwaitWrites(int64_t batch);
   bool WritesDone(int64_t batch) const;
+  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window's latest pass
   void Observe();
+
+  // cuda_runner_window.cc
   int64_t TokensInWindow(int64_t position) const;
   void Refresh(std::span<const int32_t> slots);
   // Under `slide` the token columns move with every token: in the cache they do not outlive the step.
@@ -156,7 +160,6 @@ class CudaSlotRunner final : public AsyncRunner {
   void RunRows();
   void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
   void Head(std::span<const int32_t> slots, float* logits);
-  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window's latest pass
 
   // cuda_runner_steps.cc
   void CheckItems(std::span<const Item> items) const;
@@ -168,6 +171,8 @@ class CudaSlotRunner final : public AsyncRunner {
   void TakeTimes(QueuedStep& step);
   void Resolve(QueuedStep& step);
   void Settle();  // resolves all steps
+
+  // cuda_runner_transfers.cc
   Transfer& FreeTransfer();
   void FinishTransfer(Transfer& transfer);
 

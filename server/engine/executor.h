@@ -1,5 +1,5 @@
 // Executor: what the engine talks to. Values and slot numbers, no tensors. One contract suite runs over every
-// implementation (tests/server/engine/executor_contract_test.cc).
+// implementation (tests/server/engine/executor_contract.h).
 //
 // A slot holds one session's state at position t (ids absorbed) and, once sampled, the id drawn last but not yet
 // appended. Phases (t mod s, writes, refills) are derived inside, so a caller cannot disagree with them.
