@@ -159,12 +159,13 @@ absl::StatusOr<WarmUpReport> WarmUp(Executor& executor, const WarmUpOptions& opt
 absl::StatusOr<WarmUpReport> WarmUpWithin(absl::Duration timeout, std::unique_ptr<Executor>& executor,
                                           const WarmUpOptions& options) {
   struct Run {
+    Run(Executor& executor, WarmUpOptions options) : executor(executor), options(std::move(options)) {}
     Executor& executor;
     const WarmUpOptions options;
     HangWatch watch;
     absl::StatusOr<WarmUpReport> report;
   };
-  auto run = std::unique_ptr<Run>(new Run{*executor, options, {}, WarmUpReport()});
+  auto run = std::make_unique<Run>(*executor, options);
   std::thread thread([run = run.get()] {
     WatchedExecutor watched(run->executor, run->watch);
     run->report = WarmUp(watched, run->options);
