@@ -62,7 +62,10 @@ std::vector<std::byte> Placed(const std::vector<float>& from, int columns, Type 
   return to;
 }
 
-size_t RoundUp(int value, int to) { return static_cast<size_t>((value + to - 1) / to * to); }
+size_t RoundUp(int value, int to) {
+  const int rounded = (value + to - 1) / to * to;
+  return static_cast<size_t>(rounded);
+}
 
 // Weights as kernels.h has them.
 class Weights {
