@@ -37,10 +37,16 @@ class AsyncRunner : public SlotRunner {
     bool appended = false;
     bool drawn = false;
   };
+  // Seconds that the device took: for the window's rows and the head, for writes, which run beside it, and for drawing.
+  struct Times {
+    double window = 0, writes = 0, draw = 0;
+  };
   struct Results {
     std::vector<int32_t> ids;  // of the step's items; -1 where none was, or could be, drawn
     // Of the step's items; empty where none asked for any.
     std::vector<TokenLogprobs> logprobs;
+    // All zeros in most steps: only some are measured. `writes` may be of an earlier step that was.
+    Times times;
   };
 
   // Queues a step of at most one item a slot and says what it will do of each. At most max_queued() may be queued and

@@ -70,6 +70,9 @@ ABSL_FLAG(
     "Batch sizes to run before the server is ready, so that the first requests are not slow: a list such as 1,4,16, "
     "each 1 to 1048576 (those above the slots are skipped), auto (powers of two up to 256 on a GPU, none on a CPU), "
     "or empty for none.");
+ABSL_FLAG(absl::Duration, device_timeout, Default().device_timeout,
+          "How long a GPU may owe an answer before it counts as failed and the server ends with status 6, 1s to 24h; 0 "
+          "waits forever.");
 ABSL_FLAG(absl::Duration, lease_ttl, Default().lease_ttl,
           "With --store_url: how long a session that a server writes stays its own when it is not heard of.");
 ABSL_FLAG(int64_t, max_sessions, Default().max_sessions, "Sessions in the store; 0 is no limit.");
@@ -121,6 +124,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
   options.worker_threads = absl::GetFlag(FLAGS_worker_threads);
   options.warmup_batches = absl::GetFlag(FLAGS_warmup_batches);
+  options.device_timeout = absl::GetFlag(FLAGS_device_timeout);
   options.lease_ttl = absl::GetFlag(FLAGS_lease_ttl);
   options.max_sessions = absl::GetFlag(FLAGS_max_sessions);
   options.host_state_bytes = absl::GetFlag(FLAGS_host_state_bytes);

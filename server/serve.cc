@@ -34,6 +34,7 @@ int Serve(const ServerOptions& options, const Server::ExecutorFactory& new_execu
 
   Server::ExitCode exit_code = Server::kOk;
   auto server = Server::Start(options, &exit_code, new_executor);
+  if (exit_code == Server::kDeviceFault) _exit(RefuseToStart(exit_code, server.status()));  // see below
   if (!server.ok()) return RefuseToStart(exit_code, server.status());
   const std::string line = (*server)->Announcement() + "\n";
   if (!options.address_file.empty()) {

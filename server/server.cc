@@ -177,6 +177,7 @@ absl::Status Server::StartEngine() {
   };
   engine_options.before_sinks = [this] { sessions_->HoldAppends(); };
   engine_options.after_sinks = [this] { sessions_->ReleaseAppends(); };
+  engine_options.device_timeout = DeviceTimeout();
   engine_options.on_fault = [this](const absl::Status& status) { OnFault(status); };
   engine_metrics_ = NewEngineMetrics(&metrics_);
   engine_ = std::make_unique<Engine>(std::move(engine_options), std::move(executor_), engine_metrics_.get());
@@ -184,12 +185,18 @@ absl::Status Server::StartEngine() {
   return absl::OkStatus();
 }
 
+// The CPU always answers, if late: a long prompt may take it minutes.
+absl::Duration Server::DeviceTimeout() const {
+  const bool watched = info_.device != "cpu" && options_.device_timeout > absl::ZeroDuration();
+  return watched ? options_.device_timeout : absl::InfiniteDuration();
+}
+
 absl::Status Server::WarmUpExecutor() {
   WarmUpOptions options;
   ASSIGN_OR_RETURN(options.batches, options_.WarmUpBatches(info_.device != "cpu"));
   if (options.batches.empty()) return absl::OkStatus();
   const absl::Time begin = absl::Now();
-  const absl::StatusOr<WarmUpReport> report = WarmUp(*executor_, options);
+  const absl::StatusOr<WarmUpReport> report = WarmUpWithin(DeviceTimeout(), executor_, options);
   if (!report.ok()) {
     return absl::InternalError(StrCat("the device failed in its warm-up: ", report.status().ToString()));
   }
@@ -286,6 +293,7 @@ void Server::CollectMetrics() {
   metrics_.Set(Metric::kSessions, stats.slots_idle, {"resident"});
   metrics_.Set(Metric::kStreamsParked, static_cast<double>(stats.paused), {"slow_reader"});
   metrics_.Set(Metric::kStoreFreeBytes, static_cast<double>(sessions_->StoreFreeBytes()));
+  metrics_.Set(Metric::kDeviceStallSeconds, absl::ToDoubleSeconds(stats.stalled));
   metrics_.Set(Metric::kDraining, context_.draining ? 1 : 0);
   const SessionCounters now = sessions_->counters();
   const char* const tier = options_.redis.address.empty() ? "rocksdb" : "redis";

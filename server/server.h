@@ -52,6 +52,7 @@ class Server {
   absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(SessionManager::Options* sessions);
   absl::Status StartStore();
   absl::Status StartEngine();
+  absl::Duration DeviceTimeout() const;
   absl::Status WarmUpExecutor();
   absl::Status StartPorts();
   void OnFault(const absl::Status& status) ABSL_LOCKS_EXCLUDED(health_mu_);

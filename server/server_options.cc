@@ -90,6 +90,9 @@ std::vector<std::string> ServerOptions::Validate() const {
   range("max_tokens_limit", limits.max_tokens, 1, int64_t{1} << 40);
   range("default_max_tokens", limits.default_max_tokens, 0, limits.max_tokens);
   duration("drain_delay", drain_delay, absl::ZeroDuration(), absl::Hours(1));
+  if (device_timeout != absl::ZeroDuration()) {
+    duration("device_timeout", device_timeout, absl::Seconds(1), absl::Hours(24));
+  }
   duration("lease_ttl", lease_ttl, absl::Seconds(1), absl::Minutes(10));
   duration("request_ttl", request_ttl, absl::Seconds(1), absl::Hours(24 * 365));
   if (max_connection_age != absl::InfiniteDuration()) {

@@ -33,7 +33,8 @@ struct ServerOptions {
   int32_t ingest_tokens_per_step = 256;
   int32_t worker_threads = 256;  // they wait for the disk more than they work: turns that begin together share a sync
   std::string warmup_batches = "auto";
-  absl::Duration lease_ttl = absl::Seconds(10);  // of sessions in a shared store
+  absl::Duration device_timeout = absl::Seconds(30);  // 0: none
+  absl::Duration lease_ttl = absl::Seconds(10);       // of sessions in a shared store
   int64_t max_sessions = 0;
   int64_t host_state_bytes = int64_t{1} << 30;
   absl::Duration request_ttl = absl::Hours(24);

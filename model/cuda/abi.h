@@ -14,7 +14,7 @@
 #include "model/slot_runner.h"
 
 // Raised whenever the meaning of the interface changes.
-#define SMT_CUDA_ABI_VERSION 3
+#define SMT_CUDA_ABI_VERSION 4
 #define SMT_CUDA_ENTRY "smt_cuda_entry"
 
 namespace smt {

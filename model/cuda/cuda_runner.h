@@ -123,6 +123,14 @@ class CudaSlotRunner final : public AsyncRunner {
     std::vector<int32_t> tokens;
     std::span<std::byte> to;
   };
+  // The device's times of one step in kTimedEvery, which is the only one to be timed.
+  static constexpr int64_t kTimedEvery = 16;
+  struct Timing {
+    int64_t step = 0;  // the one being timed
+    bool window_begun = false, writes_ended = false;
+    Event window{Event::Kind::kTime}, draw{Event::Kind::kTime}, end{Event::Kind::kTime};
+    Event writes{Event::Kind::kTime}, end_of_writes{Event::Kind::kTime};
+  };
   enum class Ids { kKnown, kOfRing };  // where the device finds token ids
 
   // cuda_slot_runner.cc
@@ -135,6 +143,7 @@ class CudaSlotRunner final : public AsyncRunner {
   void CheckBytes(size_t bytes) const;
   void Know(std::span<const int32_t> slots);  // waits for ids of these that the host does not know
 
+  // cuda_runner_writes.cc
   void AppendToTokens(Slot& slot, std::span<const int32_t> ids);
   void BeginWrite(int32_t slot, Ids ids);
   void FinishWrites(Ids ids, const WriteMode& mode);  // queues the writes begun
@@ -143,7 +152,10 @@ class CudaSlotRunner final : public AsyncRunner {
   void WritesAfterWindow();  // what the window's stream was asked so far comes before the next writes
   void AwaitWrites(int64_t batch);
   bool WritesDone(int64_t batch) const;
+  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window's latest pass
   void Observe();
+
+  // cuda_runner_window.cc
   int64_t TokensInWindow(int64_t position) const;
   void Refresh(std::span<const int32_t> slots);
   // Under `slide` the token columns move with every token: in the cache they do not outlive the step.
@@ -152,7 +164,6 @@ class CudaSlotRunner final : public AsyncRunner {
   void RunRows();
   void Absorb(std::span<const int32_t> slots, std::span<const int32_t> ids);  // Step without its logits
   void Head(std::span<const int32_t> slots, float* logits);
-  int SpareForWrites() const;  // multiprocessors, while writes may run beside the window's latest pass
 
   // cuda_runner_steps.cc
   void CheckItems(std::span<const Item> items) const;
@@ -160,8 +171,12 @@ class CudaSlotRunner final : public AsyncRunner {
   void AppendItem(const Item& item);
   void DrawItems(std::span<const Item> items, QueuedStep& step);
   void DrawRows(std::span<const Item> items, QueuedStep& step, size_t first, size_t end);
+  bool Timed() const { return timing_.step == last_step_ + 1; }  // in Queue
+  void TakeTimes(QueuedStep& step);
   void Resolve(QueuedStep& step);
   void Settle();  // resolves all steps
+
+  // cuda_runner_transfers.cc
   Transfer& FreeTransfer();
   void FinishTransfer(Transfer& transfer);
 
@@ -193,6 +208,7 @@ class CudaSlotRunner final : public AsyncRunner {
   int spare_ = 0;             // the most of the others that may still run
 
   int64_t last_step_ = 0, taken_step_ = 0;
+  Timing timing_;
   std::array<QueuedStep, kQueued + 1> steps_;  // one more: a taken step's logits are still read
   int64_t last_transfer_ = 0;
   std::array<Transfer, 8> transfers_;

@@ -1,4 +1,4 @@
-// Steps that run on while the next ones are queued (model/async_runner.h), and copies of states in the background.
+// Steps that run on while the next ones are queued (model/async_runner.h).
 //
 // At the end of a stride the id is appended and the write begun by one step, beside the columns of the others; the
 // window is refilled and the next id drawn by a later step, among whose rows the refill rides. Only where nothing else
@@ -96,6 +96,10 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
   step.resolved = false;
   step.drawn.clear();
   step.results = {};
+  if (step.number % kTimedEvery == 0) {
+    timing_.step = step.number;
+    timing_.window_begun = false;
+  }
   appends_.clear();
   for (size_t i = 0; i < items.size(); ++i) {
     if (parts[i].appended) {
@@ -176,6 +180,7 @@ void CudaSlotRunner::DrawItems(std::span<const Item> items, QueuedStep& step) {
   CheckCuda(cudaMemcpyAsync(step.ids.as<int32_t>(), drawn_.data(), all * sizeof(int32_t), cudaMemcpyDeviceToHost,
                             stream_.get()),
             "fetching drawn ids");
+  if (Timed()) timing_.end.Record(stream_);
 }
 
 // Draws first to end of step.drawn.
@@ -196,6 +201,7 @@ void CudaSlotRunner::DrawRows(std::span<const Item> items, QueuedStep& step, siz
   float* const logits = transformer_.Head(slots + first, count, SpareForWrites());
   const int64_t ld = transformer_.logits_stride();
   int32_t* const ids = drawn_.as<int32_t>() + first;
+  if (Timed()) timing_.draw.Record(stream_);  // of more rows than the head takes at once: the last ones
   const auto draw = [&] {
     DrawIds(logits, ld, asked_.as<cuda::Draw>() + first, count, vocab, ids, last_ids_.as<int32_t>(), stream_.get());
   };
@@ -242,8 +248,22 @@ void CudaSlotRunner::DrawRows(std::span<const Item> items, QueuedStep& step, siz
   }
 }
 
+// The timed step's writes may go on when the step is done.
+void CudaSlotRunner::TakeTimes(QueuedStep& step) {
+  AsyncRunner::Times& times = step.results.times;
+  if (timing_.step == step.number && !step.drawn.empty()) {
+    if (timing_.window_begun) times.window = timing_.draw.SecondsSince(timing_.window);
+    times.draw = timing_.end.SecondsSince(timing_.draw);
+  }
+  if (timing_.writes_ended && timing_.end_of_writes.Done()) {
+    times.writes = timing_.end_of_writes.SecondsSince(timing_.writes);
+    timing_.writes_ended = false;
+  }
+}
+
 // The device is done with the step: what it drew is known from now on.
 void CudaSlotRunner::Resolve(QueuedStep& step) {
+  TakeTimes(step);
   step.results.ids.assign(step.items, -1);
   step.resolved = true;
   if (!step.asks.empty()) step.results.logprobs.resize(step.items);
@@ -294,68 +314,6 @@ bool CudaSlotRunner::Take(int64_t number, bool wait, Results* results) {
   ++taken_step_;
   *results = std::move(step.results);
   return true;
-}
-
-CudaSlotRunner::Transfer& CudaSlotRunner::FreeTransfer() {
-  Transfer* chosen = nullptr;
-  for (Transfer& transfer : transfers_) {
-    if (transfer.number != 0) continue;
-    chosen = &transfer;
-    if (transfer.done.Done()) break;
-  }
-  if (chosen == nullptr) {  // the oldest is written down early, so that its room is free
-    chosen = &*std::min_element(transfers_.begin(), transfers_.end(),
-                                [](const Transfer& a, const Transfer& b) { return a.number < b.number; });
-    FinishTransfer(*chosen);
-  }
-  chosen->done.Wait();
-  chosen->host.Reserve(stride_);
-  return *chosen;
-}
-
-int64_t CudaSlotRunner::QueueSave(int32_t index, std::span<std::byte> state) {
-  Begin();
-  Know({&index, 1});
-  const Slot& slot = At(index);
-  CheckBytes(state.size());
-  AwaitWrites(slot.written);
-  Transfer& transfer = FreeTransfer();
-  if (transfer.device.bytes() == 0) transfer.device = DeviceMemory(stride_);
-  CheckCuda(cudaMemcpyAsync(transfer.device.data(), StateOf(index), stride_, cudaMemcpyDeviceToDevice, stream_.get()),
-            "saving a slot");
-  transfer.copied.Record(stream_);
-  transfer.copied.HoldBack(copy_stream_);
-  CheckCuda(cudaMemcpyAsync(transfer.host.as<std::byte>(), transfer.device.data(), state.size(), cudaMemcpyDeviceToHost,
-                            copy_stream_.get()),
-            "saving a slot");
-  transfer.done.Record(copy_stream_);
-  window_busy_ = true;
-  transfer.number = ++last_transfer_;
-  transfer.position = slot.position;
-  transfer.tokens = slot.tokens;
-  transfer.to = state;
-  return last_transfer_;
-}
-
-void CudaSlotRunner::FinishTransfer(Transfer& transfer) {
-  transfer.done.Wait();
-  std::memcpy(transfer.to.data(), transfer.host.as<std::byte>(), transfer.to.size());
-  layout_.position(transfer.to) = transfer.position;
-  const std::span<int32_t> tokens = layout_.tokens(transfer.to);
-  std::fill(tokens.begin(), tokens.end(), 0);
-  std::copy(transfer.tokens.begin(), transfer.tokens.end(), tokens.begin());
-  transfer.number = 0;
-}
-
-bool CudaSlotRunner::TakeTransfer(int64_t number, bool wait) {
-  for (Transfer& transfer : transfers_) {
-    if (transfer.number != number) continue;
-    Begin();
-    if (!wait && !transfer.done.Done()) return false;
-    FinishTransfer(transfer);
-    return true;
-  }
-  return true;  // written down early
 }
 
 }  // namespace smt::cuda

@@ -7,6 +7,7 @@
 #include "model/cuda/bulk_copy.cuh"
 #include "model/cuda/few_rows.cuh"
 #include "model/cuda/kernels.h"
+#include "model/cuda/ring_places.h"
 
 namespace smt::cuda {
 
@@ -80,7 +81,7 @@ class WeightRing {
 
   // tasks_at(i): of the i-th product. `size`: bytes of `memory`.
   __device__ WeightRing(std::byte* memory, uint32_t size, uint64_t* full, TasksAt tasks_at)
-      : memory_(memory), size_(size), full_(full), tasks_at_(tasks_at) {
+      : memory_(memory), full_(full), tasks_at_(tasks_at), places_(size) {
     GoTo(0);
     SkipToTask();
     if (threadIdx.x == 0) {
@@ -102,22 +103,21 @@ class WeightRing {
       Done();
       // The barriers between products come too late where a block has more tasks of one product than the ring holds.
       const int left = linear.n - j0 - static_cast<int>(gridDim.x) * 16;
-      if (threadIdx.x >= kWarp && (issued_ - used_) * static_cast<int>(gridDim.x) * 16 < left) Issue();
+      if (threadIdx.x >= kWarp && Waiting() * static_cast<int>(gridDim.x) * 16 < left) Issue();
     }
   }
 
   // The next task's weights, one task at a time: Await, what needs them, Done; all threads together, and nobody issues
   // in between.
   __device__ __forceinline__ const std::byte* Await(const Linear& linear) {
-    const uint32_t bytes = TaskBytes(linear.type, linear.k), at = cursor_ + bytes <= size_ ? cursor_ : 0;
-    cursor_ = at + bytes;
-    AwaitCopies(full_ + used_ % kJobs, static_cast<uint32_t>(used_ / kJobs) & 1);
+    const uint32_t at = places_.Next(TaskBytes(linear.type, linear.k));
+    AwaitCopies(full_ + places_.used() % kJobs, static_cast<uint32_t>(places_.used() / kJobs) & 1);
     return memory_ + at;
   }
-  __device__ __forceinline__ int Waiting() const { return issued_ - used_; }  // in warps that issue
+  __device__ __forceinline__ int Waiting() const { return places_.issued() - places_.used(); }  // in warps that issue
   __device__ __forceinline__ void Done() {
     __syncthreads();
-    ++used_;
+    places_.Use();
   }
 
   // Starts copies where tasks that are done have made room. By all warps but the first, which share the rows: a warp's
@@ -126,12 +126,12 @@ class WeightRing {
     constexpr int kIssuers = kChunks - 1;
     const int lane = threadIdx.x % kWarp, issuer = threadIdx.x / kWarp - 1;
 #pragma unroll 1
-    while (next_ != nullptr && issued_ - used_ < kJobs) {
+    while (next_ != nullptr && Waiting() < kJobs) {
       const Linear& linear = *next_;
       const uint32_t bytes = TaskBytes(linear.type, linear.k), row_bytes = 2 * static_cast<uint32_t>(linear.k);
-      const int64_t at = Place(bytes);
+      const int64_t at = places_.Place(bytes);
       if (at < 0) return;
-      uint64_t* full = full_ + issued_ % kJobs;
+      uint64_t* full = full_ + places_.issued() % kJobs;
       const int rows = linear.type == Type::kSplit ? 32 : 16;
       if (issuer == 0 && lane == 0) ExpectCopies(full, static_cast<uint32_t>(rows) * row_bytes);
       const int row = issuer + lane * kIssuers;
@@ -140,8 +140,7 @@ class WeightRing {
                                 2 * (row / 16 * linear.plane + static_cast<int64_t>(next_j0_ + row % 16) * linear.k);
         CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
       }
-      head_ = static_cast<uint32_t>(at) + bytes;
-      ++issued_;
+      places_.Issue(at, bytes);
       next_j0_ += gridDim.x * 16;
       SkipToTask();
     }
@@ -158,25 +157,12 @@ class WeightRing {
 #pragma unroll 1
     while (next_ != nullptr && next_j0_ >= next_->n) GoTo(next_index_ + 1);
   }
-  // Where the next job's bytes go, or -1: the jobs that are not used yet lie there. cursor_ is the end of the last one
-  // that was used, or 0 where the ring was empty and the next did not fit behind it: it must not count as one that lies
-  // before what is free.
-  __device__ int64_t Place(uint32_t bytes) {
-    if (issued_ == used_ && head_ + bytes > size_) head_ = cursor_ = 0;  // nothing is before the start
-    const int64_t head = head_, cursor = cursor_;
-    if (issued_ == used_) return head;
-    if (head <= cursor) return head + bytes <= cursor ? head : -1;  // they begin after the head
-    if (head + bytes <= size_) return head;
-    return bytes <= cursor ? 0 : -1;
-  }
   std::byte* memory_;
-  uint32_t size_;
   uint64_t* full_;
   TasksAt tasks_at_;
   const Linear* next_;
   int next_index_, next_j0_;
-  int issued_ = 0, used_ = 0;
-  uint32_t head_ = 0, cursor_ = 0;  // ends of the last job issued, and used
+  RingPlaces places_;
 };
 
 // Begins copying rows [rows, ldx] into shared memory, [rows, ldy].

@@ -28,10 +28,13 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// Without times: for order alone.
 class Event {
  public:
-  Event() { CheckCuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event"); }
+  enum class Kind { kOrder, kTime };  // without times an event costs less
+  explicit Event(Kind kind = Kind::kOrder) {
+    CheckCuda(cudaEventCreateWithFlags(&event_, kind == Kind::kOrder ? cudaEventDisableTiming : cudaEventDefault),
+              "creating an event");
+  }
   ~Event() { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -48,6 +51,12 @@ class Event {
     return true;
   }
   void Wait() const { CheckCuda(cudaEventSynchronize(event_), "running the model"); }
+  // Between two of kTime that are done.
+  double SecondsSince(const Event& earlier) const {
+    float milliseconds = 0;
+    CheckCuda(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "measuring a step");
+    return static_cast<double>(milliseconds) / 1000;
+  }
 
  private:
   cudaEvent_t event_ = nullptr;

@@ -1,6 +1,5 @@
 #include "server/engine/cuda_executor.h"
 
-#include <chrono>
 #include <deque>
 #include <exception>
 #include <utility>
@@ -12,8 +11,6 @@
 
 namespace smt {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Whether the item may take two steps.
 bool DrawsOn(const PlanItem& item) {
@@ -88,7 +85,6 @@ class CudaExecutor final : public RunnerExecutor {
     int64_t step = 0;
     StepResult result;
     std::vector<DrawOf> draws;
-    Clock::time_point submitted;
   };
 
   Flight& FlightOf(int32_t slot) { return flights_[static_cast<size_t>(slot)]; }
@@ -181,7 +177,6 @@ absl::StatusOr<Ticket> CudaExecutor::Submit(std::span<const PlanItem> plan) {
   RETURN_IF_ERROR(Check(plan));
   Pending pending;
   pending.result.items.resize(plan.size());
-  pending.submitted = Clock::now();
   try {
     if (pending_.size() >= static_cast<size_t>(info_.max_in_flight)) TakeOldest(true);
     Sort(plan, pending);
@@ -228,7 +223,10 @@ bool CudaExecutor::TakeOldest(bool wait) {
   AsyncRunner::Results results;
   if (!async_.Take(pending.step, wait, &results)) return false;
   for (const DrawOf& draw : pending.draws) TakeDraw(draw, results, pending);
-  pending.result.timings.decode += std::chrono::duration<double>(Clock::now() - pending.submitted).count();
+  StepTimings& timings = pending.result.timings;
+  timings.decode += results.times.window;
+  timings.write += results.times.writes;
+  timings.sample += results.times.draw;
   done_[pending.ticket].result = std::move(pending.result);
   pending_.pop_front();
   return true;

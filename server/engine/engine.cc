@@ -9,6 +9,7 @@
 #include "server/engine/delivery.h"
 #include "server/engine/engine_loop.h"
 #include "server/engine/engine_metrics.h"
+#include "server/engine/hang_watch.h"
 #include "server/engine/inbox.h"
 #include "server/engine/restore_pool.h"
 
@@ -55,12 +56,19 @@ class Engine::Impl {
   Impl(Options options, std::unique_ptr<Executor> executor, EngineMetrics* metrics)
       : options_(std::move(options)),
         executor_(std::move(executor)),
+        watched_(*executor_, watch_),
         info_(executor_->info()),
         inbox_(options_.max_queue),
         delivery_(options_, metrics),
         restores_(std::max(options_.restore_threads, 1), &inbox_),
-        loop_(options_, executor_.get(), metrics != nullptr, &inbox_, &delivery_, &restores_, &stats_),
-        thread_([this] { loop_.Run(); }) {}
+        loop_(options_, Watched() ? &watched_ : executor_.get(), metrics != nullptr, &inbox_, &delivery_, &restores_,
+              &stats_),
+        thread_([this] {
+          loop_.Run();
+          watch_.End();
+        }) {
+    if (Watched()) watcher_ = std::thread([this] { WatchDevice(); });
+  }
 
   ~Impl() {
     Drain();
@@ -110,6 +118,7 @@ class Engine::Impl {
     stats.slots_active = stats_.slots_active.load(std::memory_order_relaxed);
     stats.slots_idle = stats_.slots_idle.load(std::memory_order_relaxed);
     stats.slots_free = stats_.slots_free.load(std::memory_order_relaxed);
+    if (Watched()) stats.stalled = watch_.stalled() * options_.device_timeout / HangWatch::kTicks;
     return stats;
   }
 
@@ -119,27 +128,46 @@ class Engine::Impl {
     PlainLock lock(drain_mu_);
     if (!thread_.joinable()) return;
     inbox_.Push({.kind = Command::Kind::kDrain});
-    thread_.join();
+    if (watcher_.joinable()) watcher_.join();
+    hung_ ? thread_.detach() : thread_.join();
     restores_.Stop();
     delivery_.Stop();
   }
 
+  // Whether the engine's thread is still in a call of the executor; after Drain.
+  bool hung() const { return hung_; }
+
  private:
+  bool Watched() const { return options_.device_timeout < absl::InfiniteDuration(); }
+  // Ends the loop, if the executor hangs, in the place of its own thread.
+  void WatchDevice() {
+    if (watch_.AwaitEnd(options_.device_timeout)) return;
+    hung_ = true;
+    loop_.TakeOver(absl::DeadlineExceededError(
+        absl::StrCat("it has not answered for ", absl::FormatDuration(options_.device_timeout))));
+  }
+
   const Options options_;
+  HangWatch watch_;
   std::unique_ptr<Executor> executor_;  // engine thread
+  WatchedExecutor watched_;
   const ExecutorInfo info_;
   Inbox inbox_;
   Delivery delivery_;
   RestorePool restores_;
   SharedStats stats_;
   EngineLoop loop_;
+  bool hung_ = false;  // of watcher_
   PlainMutex drain_mu_;
-  std::thread thread_ ABSL_GUARDED_BY(drain_mu_);
+  std::thread thread_ ABSL_GUARDED_BY(drain_mu_), watcher_ ABSL_GUARDED_BY(drain_mu_);
 };
 
 Engine::Engine(Options options, std::unique_ptr<Executor> executor, EngineMetrics* metrics)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(executor), metrics)) {}
-Engine::~Engine() = default;
+Engine::~Engine() {
+  impl_->Drain();
+  if (impl_->hung()) static_cast<void>(impl_.release());  // all of it may still be in use
+}
 const ExecutorInfo& Engine::info() const { return impl_->info(); }
 absl::StatusOr<RequestHandle> Engine::Submit(EngineRequest request) { return impl_->Submit(std::move(request)); }
 absl::Status Engine::status() const { return impl_->status(); }

@@ -110,6 +110,7 @@ using RequestHandle = uint64_t;
 struct EngineStats {
   int64_t running = 0, waiting = 0, paused = 0;
   int32_t slots_active = 0, slots_idle = 0, slots_free = 0;
+  absl::Duration stalled;  // since when the executor owes an answer, in eighths of Options::device_timeout
 };
 
 class Engine {
@@ -121,6 +122,9 @@ class Engine {
     int64_t max_buffered_tokens = 1024;          // ahead of a slow reader before its request pauses
     int64_t snapshot_interval = 1024;            // ids between OnSnapshot calls of a session that is not ephemeral
     int32_t restore_threads = 2;
+    // A call of the executor that takes longer has failed like one that says so. The engine's thread stays in it, so
+    // executor and engine are then never taken apart. Up to an eighth later; a stopped process does not count.
+    absl::Duration device_timeout = absl::InfiniteDuration();
     // An idle session left its slot. Delivery thread. `position` <= the session's head.
     std::function<void(const std::string& session_key, int64_t position, std::shared_ptr<const StateBuffer>)>
         on_evicted = nullptr;
@@ -136,7 +140,7 @@ class Engine {
 
   // `metrics` may be null; it must outlive the engine.
   Engine(Options options, std::unique_ptr<Executor> executor, EngineMetrics* metrics);
-  ~Engine();  // Drain(absl::ZeroDuration()) if that was not done
+  ~Engine();  // Drain() if that was not done
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

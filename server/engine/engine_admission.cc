@@ -141,13 +141,12 @@ void EngineLoop::Begin(Request* request, std::vector<int32_t> before) {
   if (request->feed.done()) Finish(request, FinishReason::kMaxTokens, absl::OkStatus());
 }
 
-std::shared_ptr<StateBuffer> EngineLoop::Save(int32_t slot, Transfer transfer) {
+void EngineLoop::Save(int32_t slot, Transfer transfer) {
   auto buffer = std::make_shared<StateBuffer>(static_cast<size_t>(info_.state_bytes));
-  transfer.ticket = executor_.Save(slot, buffer->span());
   transfer.buffer = buffer;
   transfer.begun = now_;
   transfers_.push_back(std::move(transfer));
-  return buffer;
+  transfers_.back().ticket = executor_.Save(slot, buffer->span());
 }
 
 void EngineLoop::PollTransfers(bool wait) {
@@ -195,12 +194,13 @@ void EngineLoop::Complete(Transfer& transfer) {
 
 // A request that has been announced finished may still have surplus work in its slot: that is over in an iteration.
 void EngineLoop::SaveAsked() {
-  std::vector<Command> later;
-  for (Command& command : asked_) {
+  for (size_t left = asked_.size(); left > 0; --left) {
+    Command command = std::move(asked_.front());
+    asked_.pop_front();
     const int32_t slot = draining_ || !fault_.ok() ? -1 : slots_.Find(command.key);
     const Request* const user = slot < 0 ? nullptr : slots_.at(slot).request;
     if (user != nullptr && user->phase == Request::Phase::kFinished && !slots_.at(slot).forget) {
-      later.push_back(std::move(command));
+      asked_.push_back(std::move(command));
     } else if (slot < 0 || user != nullptr || slots_.at(slot).position == 0) {
       AnswerWithoutState(std::move(command.done));
     } else {
@@ -210,7 +210,6 @@ void EngineLoop::SaveAsked() {
                   .position = slots_.at(slot).position});
     }
   }
-  asked_ = std::move(later);
 }
 
 void EngineLoop::AnswerWithoutState(Engine::StateDone done) {

@@ -25,9 +25,12 @@ EngineLoop::EngineLoop(const Engine::Options& options, Executor* executor, bool 
 void EngineLoop::Run() {
   constexpr int32_t kSavesAtOnce = 8;  // bounds the host memory of a drain
   while (true) {
-    inbox_.TakeAll(&commands_);
+    if (next_command_ == commands_.size()) {
+      inbox_.TakeAll(&commands_);
+      next_command_ = 0;
+    }
     now_ = absl::Now();
-    for (Command& command : commands_) Handle(command);
+    while (next_command_ < commands_.size()) Handle(commands_[next_command_++]);
     Expire();
     bool worked = false;
     if (fault_.ok()) PollTransfers(false);
@@ -57,6 +60,17 @@ void EngineLoop::Run() {
     inbox_.Wait(next_expiry_);
   }
   delivery_.Flush();
+}
+
+// Every call of the executor is where this can happen, so what is on its way to a sink must be in a member by then.
+void EngineLoop::TakeOver(const absl::Status& fault) {
+  taken_over_ = true;
+  NoteFault(fault);
+  if (finishing_) {
+    const Finishing end = *std::move(finishing_);
+    Finish(end.request, end.reason, end.status, end.stop_token, end.stop_string);
+  }
+  Run();
 }
 
 void EngineLoop::Handle(Command& command) {
@@ -162,7 +176,9 @@ void EngineLoop::EndAll(FinishReason reason, const absl::Status& status) {
 
 void EngineLoop::Finish(Request* request, FinishReason reason, const absl::Status& status, int32_t stop_token,
                         int32_t stop_string) {
+  finishing_ = {request, reason, status, stop_token, stop_string};
   AwaitSnapshots(*request);
+  finishing_.reset();
   if (request->slot >= 0 && request->phase == Request::Phase::kIngesting) {
     // The log has the whole prompt: the session's next turn goes on absorbing it.
     const std::span<const int32_t> rest = request->feed.rest();
@@ -188,7 +204,8 @@ void EngineLoop::Finish(Request* request, FinishReason reason, const absl::Statu
   if (!request->spec.session_key.empty()) inbox_.ReleaseKey(request->spec.session_key);
   running_.erase(std::remove(running_.begin(), running_.end(), request), running_.end());
   request->phase = Request::Phase::kFinished;
-  if (request->items_in_flight == 0) Release(request);
+  // A call that hangs may still read the ids of any request.
+  if (request->items_in_flight == 0 && !taken_over_) Release(request);
 }
 
 void EngineLoop::Release(Request* request) {

@@ -17,6 +17,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,6 +46,9 @@ class EngineLoop {
 
   // Until a kDrain command and all that it brings are done.
   void Run();
+  // By another thread, while the one in Run is in a call of the executor from which it will not return here: goes on in
+  // its place, the executor having failed with `fault`.
+  void TakeOver(const absl::Status& fault);
 
  private:
   // A Submit whose results are not known yet.
@@ -78,6 +82,13 @@ class EngineLoop {
   // Ends a request as soon as it stands at a token boundary, which may be now.
   void End(Request* request, FinishReason reason, absl::Status status = absl::OkStatus());
   void EndAll(FinishReason reason, const absl::Status& status);
+  // How a request ends whose snapshots are waited for.
+  struct Finishing {
+    Request* request;
+    FinishReason reason;
+    absl::Status status;
+    int32_t stop_token, stop_string;
+  };
   // Announces the end; the request may be gone afterwards.
   void Finish(Request* request, FinishReason reason, const absl::Status& status, int32_t stop_token = -1,
               int32_t stop_string = -1);
@@ -98,7 +109,7 @@ class EngineLoop {
   void EndMisloaded(Request* request, int64_t expected_position);
   absl::Status CheckRestored(const Request& request, const RestoredState& restored) const;
   void Begin(Request* request, std::vector<int32_t> before);
-  std::shared_ptr<StateBuffer> Save(int32_t slot, Transfer transfer);
+  void Save(int32_t slot, Transfer transfer);
   // Takes note of transfers that are done; with `wait` of the oldest at least.
   void PollTransfers(bool wait);
   void AwaitSnapshots(const Request& request);
@@ -135,17 +146,20 @@ class EngineLoop {
   std::deque<std::unique_ptr<Step>> steps_;                                // in flight, oldest first
   std::vector<std::unique_ptr<Step>> spare_steps_;
   std::deque<Transfer> transfers_;
-  std::vector<Command> asked_;       // kSaveState, not answered yet
+  std::deque<Command> asked_;        // kSaveState, not answered yet
   std::vector<Request*> ingesting_;  // scratch of SubmitStep
   int64_t ingest_turns_ = 0;         // chunks planned so far
   int64_t paused_ = 0;               // in the latest step
 
   std::vector<Command> commands_;
+  size_t next_command_ = 0;  // those before are handled
+  std::optional<Finishing> finishing_;
   StepResult result_;
   absl::Time now_ = absl::Now();
   absl::Time next_expiry_ = absl::InfiniteFuture();  // no request expires before
   bool draining_ = false;
   bool faulted_ = false;
+  bool taken_over_ = false;
   absl::Status fault_;  // the executor's
 };
 

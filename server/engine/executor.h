@@ -1,5 +1,5 @@
 // Executor: what the engine talks to. Values and slot numbers, no tensors. One contract suite runs over every
-// implementation (tests/server/engine/executor_contract_test.cc).
+// implementation (tests/server/engine/executor_contract.h).
 //
 // A slot holds one session's state at position t (ids absorbed) and, once sampled, the id drawn last but not yet
 // appended. Phases (t mod s, writes, refills) are derived inside, so a caller cannot disagree with them.
@@ -55,7 +55,9 @@ struct ItemResult {
                                       // flight: so for the item that was to append what this one should have drawn
 };
 
-struct StepTimings {  // seconds spent in each phase of the step
+// Seconds spent in each phase of the step. With steps in flight `write`, `decode` (with refills) and `sample` are the
+// device's, of some steps only, and overlap.
+struct StepTimings {
   double ingest = 0, write = 0, refill = 0, decode = 0, sample = 0;
 };
 

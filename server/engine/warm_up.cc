@@ -5,10 +5,12 @@
 #include <deque>
 #include <exception>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "server/engine/hang_watch.h"
 
 namespace smt {
 namespace {
@@ -152,6 +154,31 @@ absl::StatusOr<WarmUpReport> WarmUp(Executor& executor, const WarmUpOptions& opt
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());
   }
+}
+
+absl::StatusOr<WarmUpReport> WarmUpWithin(absl::Duration timeout, std::unique_ptr<Executor>& executor,
+                                          const WarmUpOptions& options) {
+  struct Run {
+    Run(Executor& executor, WarmUpOptions options) : executor(executor), options(std::move(options)) {}
+    Executor& executor;
+    const WarmUpOptions options;
+    HangWatch watch;
+    absl::StatusOr<WarmUpReport> report;
+  };
+  auto run = std::make_unique<Run>(*executor, options);
+  std::thread thread([run = run.get()] {
+    WatchedExecutor watched(run->executor, run->watch);
+    run->report = WarmUp(watched, run->options);
+    run->watch.End();
+  });
+  if (run->watch.AwaitEnd(timeout)) {
+    thread.join();
+    return std::move(run->report);
+  }
+  thread.detach();
+  static_cast<void>(run.release());
+  static_cast<void>(executor.release());
+  return absl::DeadlineExceededError(absl::StrCat("it has not answered for ", absl::FormatDuration(timeout)));
 }
 
 }  // namespace smt

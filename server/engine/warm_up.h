@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,5 +33,9 @@ struct WarmUpReport {
 
 // For an executor whose slots are empty, before the engine takes it. INTERNAL after a fault: the executor is dead.
 absl::StatusOr<WarmUpReport> WarmUp(Executor& executor, const WarmUpOptions& options);
+// The same on another thread. DEADLINE_EXCEEDED where a call of the executor takes longer than `timeout`: it is then
+// never taken apart, and `executor` is empty.
+absl::StatusOr<WarmUpReport> WarmUpWithin(absl::Duration timeout, std::unique_ptr<Executor>& executor,
+                                          const WarmUpOptions& options);
 
 }  // namespace smt

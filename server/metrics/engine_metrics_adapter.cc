@@ -13,6 +13,7 @@ class Adapter final : public EngineMetrics {
         refill_(metrics->histogram(Metric::kEngineStepDurationSeconds, {"refill"})),
         decode_(metrics->histogram(Metric::kEngineStepDurationSeconds, {"decode"})),
         sample_(metrics->histogram(Metric::kEngineStepDurationSeconds, {"sample"})),
+        all_(metrics->histogram(Metric::kEngineStepDurationSeconds, {"all"})),
         snapshot_seconds_(metrics->histogram(Metric::kSessionSaveDurationSeconds, {"snapshot"})),
         eviction_seconds_(metrics->histogram(Metric::kSessionSaveDurationSeconds, {"eviction"})),
         snapshot_bytes_(metrics->histogram(Metric::kSessionSnapshotSizeBytes)) {}
@@ -24,6 +25,7 @@ class Adapter final : public EngineMetrics {
     Observe(refill_, step.timings.refill);
     Observe(decode_, step.timings.decode);
     Observe(sample_, step.timings.sample);
+    Observe(all_, absl::ToDoubleSeconds(step.duration));
   }
   void OnSave(SaveKind kind, absl::Duration duration, int64_t bytes) override {
     (kind == SaveKind::kSnapshot ? snapshot_seconds_ : eviction_seconds_).Observe(absl::ToDoubleSeconds(duration));
@@ -36,7 +38,7 @@ class Adapter final : public EngineMetrics {
     if (seconds > 0) histogram.Observe(seconds);
   }
 
-  prometheus::Histogram &batch_size_, &ingest_, &write_, &refill_, &decode_, &sample_, &snapshot_seconds_,
+  prometheus::Histogram &batch_size_, &ingest_, &write_, &refill_, &decode_, &sample_, &all_, &snapshot_seconds_,
       &eviction_seconds_, &snapshot_bytes_;
 };
 

@@ -15,6 +15,7 @@ enum class Metric {
   kStreamsParked,
   kLeasesHeld,
   kStoreFreeBytes,
+  kDeviceStallSeconds,
   kDraining,
   kBuildInfo,
   kModelInfo,

@@ -294,6 +294,39 @@ TEST(SessionRestartTest, ADeviceFaultEndsTheProcessWithItsStatusAndTheNextServer
   EXPECT_THAT(third.ids, ElementsAreArray(want[2]));
 }
 
+TEST(SessionRestartTest, ADeviceThatHangsEndsTheProcessAndTheNextServerGoesOnExactly) {
+  const auto want = Undisturbed(90);
+  ServerProcess hanging({.program = "smt_faulty_server",
+                         .flags = {"--drain_delay=60s", "--fail_after_steps=40", "--hang", "--device_timeout=2s"}});
+  ASSERT_TRUE(hanging.Start().ok()) << hanging.Stderr();
+  const Outcome broken = Generate(*hanging.NewClient(), Spec("story", kOpening, 90));
+  EXPECT_EQ(broken.error.code, grpc::StatusCode::UNAVAILABLE) << broken.error.message;
+  EXPECT_EQ(broken.error.reason, "DEVICE_FAULT");
+  const int64_t position = PositionOf(broken.error);
+  const auto exit_code = hanging.WaitForExit(absl::Seconds(10));
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << hanging.Stderr();
+  EXPECT_EQ(*exit_code, 6) << hanging.Stderr();
+  EXPECT_THAT(hanging.Stderr(), HasSubstr("it has not answered for 2s"));
+
+  ServerProcess next({.store_dir = hanging.store_dir()});
+  ASSERT_TRUE(next.Start().ok()) << next.Stderr();
+  const int64_t done = position - broken.started.start_position() - broken.started.prompt_tokens();
+  ASSERT_GE(done, static_cast<int64_t>(broken.ids.size()));
+  ASSERT_LT(done, 90);
+  const Outcome rest = Generate(*next.NewClient(), Spec("story", "", 90 - done));
+  ASSERT_TRUE(rest.error.ok()) << rest.error.message;
+  EXPECT_THAT(rest.ids, ElementsAreArray(want[0].begin() + done, want[0].end()));
+}
+
+TEST(SessionRestartTest, ADeviceThatHangsInItsWarmUpEndsTheProcess) {
+  ServerProcess hanging({.program = "smt_faulty_server",
+                         .flags = {"--warm_up", "--fail_after_steps=3", "--hang", "--device_timeout=1s"}});
+  EXPECT_FALSE(hanging.Start().ok());
+  const auto exit_code = hanging.WaitForExit(absl::Seconds(10));
+  ASSERT_TRUE(exit_code.ok()) << "still running after 10 s: " << hanging.Stderr();
+  EXPECT_EQ(*exit_code, 6) << hanging.Stderr();
+}
+
 TEST(SessionRestartTest, SessionsThatDoNotFitIntoSlotsAreParkedAndComeBackUnchanged) {
   const auto want = Undisturbed(24);
   ServerProcess server({.flags = {"--max_slots=2"}});

@@ -38,6 +38,7 @@ ServerOptions Options(const std::string& store_dir) {
   options.listen_address = options.metrics_address = "127.0.0.1:0";
   options.device = "cpu";
   options.max_slots = 2;
+  options.device_timeout = absl::Seconds(1);
   return options;
 }
 
@@ -96,7 +97,22 @@ class TestServer {
   std::unique_ptr<client::Client> client_;
 };
 
-class ServerFaultTest : public ::testing::TestWithParam<bool> {};
+// How a device fails.
+enum class Way { kSays, kThrows, kHangs };
+
+class ServerFaultTest : public ::testing::TestWithParam<Way> {
+ protected:
+  static std::shared_ptr<DeviceFault> NewFault() {
+    auto fault = std::make_shared<DeviceFault>();
+    fault->throws = GetParam() == Way::kThrows;
+    fault->hangs = GetParam() == Way::kHangs;
+    return fault;
+  }
+  static const char* Why() {
+    return GetParam() == Way::kHangs ? "DEADLINE_EXCEEDED: it has not answered for 1s"
+                                     : "INTERNAL: the device has fallen off the bus";
+  }
+};
 
 TEST_P(ServerFaultTest, ADeviceFaultEndsEveryRequestWithItsPositionAndDamagesNoSession) {
   const std::string prompts[] = {kOpening, "Once upon a time"};
@@ -107,8 +123,7 @@ TEST_P(ServerFaultTest, ADeviceFaultEndsEveryRequestWithItsPositionAndDamagesNoS
     for (int i = 0; i < 2; ++i) undisturbed[i] = Generate(server.client(), Spec("", prompts[i], kTokens, 7 + i));
   }
   ASSERT_EQ(undisturbed[1].ids.size(), static_cast<size_t>(kTokens));
-  const auto fault = std::make_shared<DeviceFault>();
-  fault->throws = GetParam();
+  const auto fault = NewFault();
   int64_t idle_position = 0, waiting_position = 0, positions[2] = {};
   std::vector<int32_t> ids[2];
   {
@@ -140,7 +155,7 @@ TEST_P(ServerFaultTest, ADeviceFaultEndsEveryRequestWithItsPositionAndDamagesNoS
       EXPECT_GE(positions[i], outcome.last_position);
       EXPECT_LT(static_cast<int64_t>(outcome.ids.size()), kTokens);
       EXPECT_THAT(outcome.error.message,
-                  AllOf(HasSubstr("fallen off the bus"),
+                  AllOf(HasSubstr(Why()),
                         HasSubstr(absl::StrCat("session 'running-", i, "' stands at position ", positions[i])),
                         HasSubstr("go on from there once the server has restarted")));
     }
@@ -166,6 +181,7 @@ TEST_P(ServerFaultTest, ADeviceFaultEndsEveryRequestWithItsPositionAndDamagesNoS
     server.server().Stop();
     EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
   }
+  fault->hangs = false;  // the lost thread comes back, and does nothing
 
   TestServer next(dir.file("store"));
   EXPECT_TRUE(next.Serving(""));
@@ -191,14 +207,13 @@ TEST_P(ServerFaultTest, ADeviceThatFailsInItsWarmUpDoesNotStart) {
   testing::TempDir dir;
   ServerOptions options = Options(dir.file("store"));
   options.warmup_batches = "1,2";
-  const auto fault = std::make_shared<DeviceFault>();
-  fault->throws = GetParam();
+  const auto fault = NewFault();
   fault->steps_before = 20;
   Server::ExitCode exit_code = Server::kOk;
   const auto server = Server::Start(options, &exit_code, Failing(fault));
   EXPECT_EQ(exit_code, Server::kDeviceFault);
-  EXPECT_EQ(server.status(),
-            absl::InternalError("the device failed in its warm-up: INTERNAL: the device has fallen off the bus"));
+  EXPECT_EQ(server.status(), absl::InternalError(absl::StrCat("the device failed in its warm-up: ", Why())));
+  fault->hangs = false;
 }
 
 TEST(ServerWarmUpTest, AWarmServerGeneratesWhatAColdOneDoes) {
@@ -246,7 +261,7 @@ TEST(ServerSlotsTest, SlotsThatDoNotFitNameTheFlagAndTheArithmetic) {
   EXPECT_EQ(asked, 40);
 }
 
-INSTANTIATE_TEST_SUITE_P(Throws, ServerFaultTest, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(Ways, ServerFaultTest, ::testing::Values(Way::kSays, Way::kThrows, Way::kHangs));
 
 }  // namespace
 }  // namespace smt

@@ -24,6 +24,7 @@ ABSL_FLAG(std::string, device, "cpu", "");
 ABSL_FLAG(std::string, dtype, "auto", "");
 ABSL_FLAG(int32_t, max_slots, Default().max_slots, "");
 ABSL_FLAG(int32_t, ingest_tokens_per_step, Default().ingest_tokens_per_step, "");
+ABSL_FLAG(absl::Duration, device_timeout, Default().device_timeout, "");
 ABSL_FLAG(absl::Duration, drain_delay, absl::ZeroDuration(), "");
 
 namespace smt {
@@ -39,6 +40,7 @@ ServerOptions OptionsFromTestFlags() {
   options.dtype = absl::GetFlag(FLAGS_dtype);
   options.max_slots = absl::GetFlag(FLAGS_max_slots);
   options.ingest_tokens_per_step = absl::GetFlag(FLAGS_ingest_tokens_per_step);
+  options.device_timeout = absl::GetFlag(FLAGS_device_timeout);
   options.drain_delay = absl::GetFlag(FLAGS_drain_delay);
   return options;
 }

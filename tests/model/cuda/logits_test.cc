@@ -7,7 +7,6 @@
 #include <bit>
 #include <cmath>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -16,50 +15,14 @@
 #include "model/sampling/edit_plan.h"
 #include "model/sampling/logprobs.h"
 #include "model/sampling/sampler.h"
+#include "tests/model/cuda/on_device.h"
 #include "tests/model/sampling/random_requests.h"
 
 namespace smt {
 namespace cuda {
-
-// The module's own is not linked here.
-void CheckCuda(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
-
 namespace {
 
-// Device memory with values of its own.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(std::span<const T> values) : size_(values.size()) {
-    CheckCuda(cudaMalloc(&data_, std::max<size_t>(values.size_bytes(), 1)), "allocating");
-    CheckCuda(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice), "uploading");
-  }
-  explicit OnDevice(const std::vector<T>& values) : OnDevice(std::span<const T>(values)) {}
-  ~OnDevice() { cudaFree(data_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  T* get() const { return static_cast<T*>(data_); }
-  std::vector<T> Fetch() const {
-    CheckCuda(cudaDeviceSynchronize(), "running");
-    std::vector<T> values(size_);
-    CheckCuda(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), "fetching");
-    return values;
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t size_;
-};
-
-class CudaLogitsTest : public testing::Test {
- protected:
-  void SetUp() override {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) GTEST_SKIP() << "no GPU";
-  }
-};
+class CudaLogitsTest : public OnGpu<testing::Test> {};
 
 struct Rows {
   int count, vocab;

@@ -54,6 +54,35 @@ TEST(CudaCapacityTest, AsManySlotsFitAsItSaysAndNotOneMore) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("for the work area; allowed: 1 to "));
 }
 
+TEST(CudaTimesTest, SomeStepsAreMeasuredInAllTheirPhases) {
+  if (!Gpu::device().ok()) GTEST_SKIP() << Gpu::device().status().message();
+  const StrideHybridConfig& config = TinyCases()[0].config;
+  const auto executor = NewCudaExecutor(CudaKernelRunner(config, WindowDType::kBfloat16), "cuda:0", "bfloat16");
+  const Ids prompt = {1, 2, 3};
+  int measured = 0, writes = 0;
+  constexpr int kSteps = 256;
+  for (int step = 0; step < kSteps; ++step) {
+    std::vector<PlanItem> plan;
+    for (int32_t slot = 0; slot < kSlots; ++slot) {
+      if (step == 0) executor->BindSampling(slot, Seeded(1), {}, {});
+      plan.push_back({.slot = slot, .append_last_sampled = step > 0, .want = Want::kSample});
+      if (step == 0) plan.back().ids = std::span(prompt).first(static_cast<size_t>(1 + slot % 3));
+    }
+    const auto ticket = executor->Submit(plan);
+    ASSERT_TRUE(ticket.ok()) << ticket.status();
+    StepResult result;
+    ASSERT_TRUE(executor->Poll(*ticket, true, &result).ok());
+    const StepTimings& t = result.timings;
+    EXPECT_EQ(t.decode > 0, t.sample > 0);
+    for (const double seconds : {t.decode, t.write, t.sample}) EXPECT_TRUE(seconds >= 0 && seconds < 1) << seconds;
+    measured += t.decode > 0;
+    writes += t.write > 0;
+  }
+  EXPECT_GE(measured, kSteps / 16 - 1);
+  EXPECT_LE(measured, kSteps / 16);
+  EXPECT_GT(writes, 0);
+}
+
 // A vocabulary as wide as GPT-2's, where the device's sampler has many ids a thread and weights that are equal; the
 // host's sampler draws from logits of the same kernels.
 TEST(CudaSamplerTest, DrawsAndReportsWhatTheHostDoesFromAWideVocabulary) {

@@ -16,15 +16,18 @@ namespace smt {
 struct DeviceFault {
   std::atomic<int64_t> steps_before{-1};  // so many steps are good from now on; negative: all
   std::atomic<bool> throws{false};        // instead of answering INTERNAL
+  std::atomic<bool> hangs{false};         // instead of answering; a device is what can
   std::atomic<int64_t> step_us{0};        // each step takes so much longer
 };
 
 class FailingExecutor final : public Executor {
  public:
   FailingExecutor(std::unique_ptr<Executor> inner, std::shared_ptr<DeviceFault> fault)
-      : inner_(std::move(inner)), fault_(std::move(fault)) {}
+      : inner_(std::move(inner)), fault_(std::move(fault)), info_(inner_->info()) {
+    if (fault_->hangs) info_.device = "faulty";
+  }
 
-  const ExecutorInfo& info() const override { return inner_->info(); }
+  const ExecutorInfo& info() const override { return info_; }
   int64_t position(int32_t slot) const override { return inner_->position(slot); }
   void Reset(int32_t slot) override { inner_->Reset(slot); }
   Ticket Load(int32_t slot, std::span<const std::byte> state) override { return inner_->Load(slot, state); }
@@ -48,6 +51,7 @@ class FailingExecutor final : public Executor {
 
  private:
   absl::Status Fail() const {
+    while (fault_->hangs) absl::SleepFor(absl::Milliseconds(1));
     if (fault_->throws) throw std::runtime_error(kWhy);
     return absl::InternalError(kWhy);
   }
@@ -55,6 +59,7 @@ class FailingExecutor final : public Executor {
   static constexpr char kWhy[] = "the device has fallen off the bus";
   const std::unique_ptr<Executor> inner_;
   const std::shared_ptr<DeviceFault> fault_;
+  ExecutorInfo info_;
   bool failing_ = false;
 };
 

@@ -82,6 +82,28 @@ void FakeControl::FailDraw(int64_t after_draws) {
   fail_draw_after_ = after_draws;
 }
 
+void FakeControl::HangIn(Call call) {
+  PlainLock lock(mu_);
+  hang_in_ = call;
+  changed_.NotifyAll();
+}
+
+bool FakeControl::AwaitHang() {
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  PlainLock lock(mu_);
+  while (!hangs_ && absl::Now() < deadline) changed_.WaitUntil(mu_, deadline);
+  return hangs_;
+}
+
+void FakeControl::Pass(Call call) {
+  PlainLock lock(mu_);
+  while (hang_in_ == call) {
+    hangs_ = true;
+    changed_.NotifyAll();
+    changed_.Wait(mu_);
+  }
+}
+
 std::vector<FakeControl::Batch> FakeControl::batches() const {
   PlainLock lock(mu_);
   return batches_;
@@ -146,11 +168,13 @@ Ticket FakeExecutor::Issue(bool is_step, std::function<void(StepResult*)> run) {
 int64_t FakeExecutor::position(int32_t slot) const { return issued_[slot]; }
 
 void FakeExecutor::Reset(int32_t slot) {
+  control_->Pass(FakeControl::Call::kReset);
   issued_[slot] = 0;
   Issue(false, [this, slot](StepResult*) { slots_[slot] = {}; });
 }
 
 Ticket FakeExecutor::Load(int32_t slot, std::span<const std::byte> state) {
+  control_->Pass(FakeControl::Call::kLoad);
   {
     PlainLock lock(control_->mu_);
     if (!control_->fail_load_.ok()) {
@@ -169,6 +193,7 @@ Ticket FakeExecutor::Load(int32_t slot, std::span<const std::byte> state) {
 }
 
 Ticket FakeExecutor::Save(int32_t slot, std::span<std::byte> state) {
+  control_->Pass(FakeControl::Call::kSave);
   EXPECT_EQ(state.size(), static_cast<size_t>(kStateBytes));
   return Issue(false, [this, slot, state](StepResult*) {
     std::memcpy(state.data(), &slots_[slot].state.position, 8);
@@ -197,6 +222,7 @@ void FakeExecutor::BindSampling(int32_t slot, std::shared_ptr<const SamplingPara
 
 absl::StatusOr<Ticket> FakeExecutor::Submit(std::span<const PlanItem> plan) {
   CheckThread();
+  control_->Pass(FakeControl::Call::kSubmit);
   EXPECT_FALSE(plan.empty());
   EXPECT_LT(steps_in_flight_, options_.max_in_flight) << "too many steps in flight";
   std::set<int32_t> seen;
@@ -291,6 +317,7 @@ ItemResult FakeExecutor::RunItem(const PlanItem& item) {
 absl::StatusOr<bool> FakeExecutor::Poll(Ticket ticket, bool wait, StepResult* result) {
   CheckThread();
   EXPECT_FALSE(dead_) << "the executor was used after its fault";
+  if (wait) control_->Pass(result == nullptr ? FakeControl::Call::kAwait : FakeControl::Call::kPoll);
   if (done_.count(ticket) == 0) {
     EXPECT_FALSE(pending_.empty() || ticket < pending_.front().ticket) << "ticket " << ticket << " was polled before";
     if (!wait && std::uniform_real_distribution<double>(0, 1)(random_) < options_.late_transfers) return false;

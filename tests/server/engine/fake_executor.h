@@ -57,6 +57,12 @@ class FakeControl {
   // Draws after this many give INTERNAL for their item only.
   void FailDraw(int64_t after_draws);
 
+  // A call that does not come back until EndHang. kAwait: a Poll that waits for a Load, Save or Copy.
+  enum class Call { kNone, kReset, kLoad, kSave, kSubmit, kPoll, kAwait };
+  void HangIn(Call call);
+  void EndHang() { HangIn(Call::kNone); }
+  bool AwaitHang();  // false after 20 s
+
   std::vector<Batch> batches() const;  // of every Submit so far
   // Waits until so many steps were submitted; false after 20 s.
   bool AwaitBatches(size_t count);
@@ -66,11 +72,14 @@ class FakeControl {
 
  private:
   friend class FakeExecutor;
+  void Pass(Call call);
   mutable PlainMutex mu_;
   PlainCondition changed_;
   bool holding_ = false;
   bool held_ = false;  // a Poll waits
   int permits_ = 0;
+  Call hang_in_ = Call::kNone;
+  bool hangs_ = false;
   bool fail_submit_ = false, fail_poll_ = false, by_throwing_ = false;
   absl::Status fail_load_;
   int64_t fail_draw_after_ = -1, draws_ = 0, binds_ = 0;

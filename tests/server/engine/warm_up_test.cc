@@ -137,5 +137,17 @@ TEST_F(WarmUpTest, AFaultOfTheDeviceIsTold) {
   }
 }
 
+TEST_F(WarmUpTest, ADeviceThatHangsIsLeftWhereItIs) {
+  std::unique_ptr<Executor> executor = std::make_unique<FakeExecutor>(FakeExecutor::Options(), control_);
+  ASSERT_TRUE(WarmUpWithin(absl::Seconds(60), executor, {.batches = {1, 2}}).ok());
+  ASSERT_NE(executor, nullptr);
+  executor = std::make_unique<FakeExecutor>(FakeExecutor::Options(), control_);
+  control_->HangIn(FakeControl::Call::kPoll);
+  EXPECT_EQ(WarmUpWithin(absl::Milliseconds(100), executor, {.batches = {1, 2}}).status(),
+            absl::DeadlineExceededError("it has not answered for 100ms"));
+  EXPECT_EQ(executor, nullptr);
+  control_->EndHang();
+}
+
 }  // namespace
 }  // namespace smt

@@ -73,9 +73,11 @@ TEST(EngineMetricsTest, APhaseThatAStepDidNotHaveIsNotObserved) {
   StepMetrics step;
   step.batch_size = 5;
   step.timings.decode = 0.002;
+  step.duration = absl::Milliseconds(3);
   NewEngineMetrics(&metrics)->OnStep(step);
   EXPECT_THAT(metrics.Text(), HasSubstr("smt_engine_step_duration_seconds_count{phase=\"decode\"} 1\n"));
   EXPECT_THAT(metrics.Text(), HasSubstr("smt_engine_step_duration_seconds_count{phase=\"write\"} 0\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("smt_engine_step_duration_seconds_sum{phase=\"all\"} 0.003\n"));
   EXPECT_THAT(metrics.Text(), HasSubstr("smt_batch_size_sum 5\n"));
 }
 
