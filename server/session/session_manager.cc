@@ -111,13 +111,15 @@ void SessionManagerImpl::Touch(SessionHeader* header) const {
   header->expire_time = header->update_time + header->ttl;  // infinite + anything is infinite
 }
 
-std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Write(SessionWrite write, bool sync) {
+std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Write(SessionWrite write, bool sync,
+                                                                       std::shared_ptr<TurnLog> rests_on) {
   auto outcome = std::make_shared<Outcome>();
-  c_.writer->Enqueue(std::move(write), sync, [outcome](const absl::Status& status) {
+  const auto done = [outcome](const absl::Status& status) {
     absl::MutexLock lock(&outcome->mu);
     outcome->status = status;
     outcome->done = true;
-  });
+  };
+  c_.writer->Enqueue(std::move(write), sync, done, std::move(rests_on));
   return outcome;
 }
 
@@ -375,7 +377,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
     write.lease = entry->lease;
     write.header = EncodeHeader(entry->header);
     RecordOperation(update.request_id, hash, *write.header, &write);
-    outcome = Write(std::move(write), true);
+    outcome = Write(std::move(write), true, entry->turn);
   }
   if (held) {
     RETURN_IF_ERROR(Settle(entry, *outcome));

@@ -52,8 +52,9 @@ struct SessionContext {
   std::string NumericsOf(const std::string& state_key) ABSL_LOCKS_EXCLUDED(foreign_mu);
 };
 
+// Of an entry whose turn was opened.
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-                               std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability);
+                               std::vector<int32_t> recent);
 
 // What is put into the record of an operation, so that a retry is known as one: the names and values that give it its
 // meaning.
@@ -146,7 +147,7 @@ class SessionManagerImpl final : public SessionManager {
   void Touch(SessionHeader* header) const;
   // Enqueues, under the entry's mutex for the order, and gives what the writer says.
   struct Outcome;
-  std::shared_ptr<Outcome> Write(SessionWrite write, bool sync);
+  std::shared_ptr<Outcome> Write(SessionWrite write, bool sync, std::shared_ptr<TurnLog> rests_on = nullptr);
   // A session that `header` and `write` describe; the key and the rest of both are set here. With a request id the same
   // call again is answered with what it made.
   absl::StatusOr<SessionInfo> Make(std::string id, SessionHeader header, SessionWrite write,
@@ -184,11 +185,7 @@ class SessionManagerImpl final : public SessionManager {
   uint64_t DrawUid();
 
   // Opens a turn of entry.request, which the caller has claimed: prompt, header and record are queued as one write.
-  std::shared_ptr<Outcome> OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
-  // Waits for that, and gives the turn.
-  absl::StatusOr<std::unique_ptr<Turn>> AwaitTurn(const Entry& entry, Outcome& outcome, SessionInfo before,
-                                                  std::vector<int32_t> recent);
+  void OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // The stored record of a request, while it is remembered.
   absl::StatusOr<std::optional<RequestRecord>> FindRequest(const SessionKey& key, const std::string& request_id);
   absl::StatusOr<std::optional<RequestRecord>> CheckReplay(SessionEntry& entry, const TurnSpec& spec)

@@ -204,12 +204,14 @@ class Script {
   absl::Status Interruption() {
     {
       ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(Spec("b", Next(5), "r10")));
+      RETURN_IF_ERROR(begun.turn->AwaitBegun());
       w_.Acknowledged();
       begun.turn->Append(Next(70));
       RETURN_IF_ERROR(Drain("b"));
     }
     RETURN_IF_ERROR(Drain("b"));
     ASSIGN_OR_RETURN(ResumeTurnResult resumed, manager().ResumeTurn("b", "r10"));
+    RETURN_IF_ERROR(resumed.turn->AwaitBegun());
     w_.Acknowledged();
     resumed.turn->Append(Next(3));
     return Finish(*resumed.turn, true);
@@ -285,6 +287,7 @@ class Script {
                     const std::string& request_id, bool snapshot) {
     ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(Spec(id, Next(prompt), request_id, durability)));
     smt::Turn& turn = *begun.turn;
+    RETURN_IF_ERROR(turn.AwaitBegun());
     if (durability != Durability::kNone) w_.Acknowledged();
     int64_t end = turn.session().position + prompt;
     if (durability == Durability::kToken) {

@@ -30,6 +30,12 @@ void MemoryStore::FailCommits(int count, absl::Status status) {
   fail_status_ = std::move(status);
 }
 
+void MemoryStore::FailWrite(absl::Status status, std::function<bool(const SessionWrite& write, bool sync)> which) {
+  absl::MutexLock lock(&mu_);
+  fail_status_ = std::move(status);
+  fails_ = std::move(which);
+}
+
 void MemoryStore::DamageLog(int64_t position) {
   absl::MutexLock lock(&mu_);
   damaged_position_ = position;
@@ -63,7 +69,11 @@ std::vector<absl::Status> MemoryStore::Commit(std::span<const SessionWrite> writ
   if (!writes.empty()) group_sizes_.push_back(writes.size());
   syncs_ += sync;
   const bool fail = fail_count_ > 0 && fail_count_-- > 0;
-  for (const auto& w : writes) out.push_back(fail ? fail_status_ : Apply(w));
+  for (const auto& w : writes) {
+    const bool fails = fails_ != nullptr && fails_(w, sync);
+    if (fails) fails_ = nullptr;
+    out.push_back(fail || fails ? fail_status_ : Apply(w));
+  }
   return out;
 }
 
