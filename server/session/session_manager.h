@@ -335,7 +335,8 @@ class SessionManager {
   virtual void ReleaseAppends() = 0;
   // Writes and syncs everything handed over so far.
   virtual absl::Status Flush() = 0;
-  // Deletes expired sessions and request records now; the background thread calls it each sweep_interval.
+  // Deletes expired sessions and request records, and what two calls in a row find unneeded of the logs of branches
+  // left by rollbacks; the background thread calls it each sweep_interval.
   virtual absl::Status Sweep() = 0;
   virtual absl::Status Health() = 0;  // OK, or why the store does not write now
   virtual int64_t StoreFreeBytes() = 0;

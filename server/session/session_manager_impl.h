@@ -1,5 +1,5 @@
-// SessionManager's parts: life cycle in session_manager.cc, who may change a session in
-// session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
+// SessionManager's parts: life cycle in session_manager.cc, what goes by itself in session_sweep.cc, who may change a
+// session in session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
 // session_manager_turns.cc and turn.cc, reading in restore.cc. Not for others.
 #pragma once
 
@@ -179,8 +179,19 @@ class SessionManagerImpl final : public SessionManager {
   // The uid of the session that a request with this id removed; nullopt: none did.
   absl::StatusOr<std::optional<uint64_t>> FindRemoval(const std::string& id, const std::string& request_id);
   SessionWrite::Removal RecordRemoval(const SessionKey& key, const std::string& request_id) const;
-  absl::Status SweepSessions();
-  absl::Status SweepRequests();
+  // What is still read of the logs of a session's former branches.
+  struct LeftLog {
+    SessionKey key;
+    SessionWrite::KeptLogs kept;
+    bool unknown = false;  // something cannot be read
+    bool swept = false;    // what is not kept is removed
+  };
+  using LeftLogs = std::map<uint64_t, LeftLog>;  // by uid: sessions that were rolled back
+  absl::Status SweepSessions(LeftLogs* left);    // and fills it, unless it is null
+  absl::Status SweepRequests(LeftLogs* left);
+  static void NoteRequest(const absl::StatusOr<RequestRecord>& record, LeftLog* log);
+  // Removes what was not needed at the last look, and is not now: whoever had begun to read it has ended.
+  absl::Status SweepLogs(LeftLogs left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(left_mu_);
   void SweepLoop();
   uint64_t DrawUid();
 
@@ -203,6 +214,8 @@ class SessionManagerImpl final : public SessionManager {
 
   absl::Mutex random_mu_;
   absl::BitGen random_ ABSL_GUARDED_BY(random_mu_);
+  absl::Mutex left_mu_;
+  LeftLogs left_ ABSL_GUARDED_BY(left_mu_);  // at the last look
   absl::Mutex sweep_mu_;
   bool stop_ ABSL_GUARDED_BY(sweep_mu_) = false;
   std::thread sweep_thread_;

@@ -1,5 +1,7 @@
 #include "tests/server/store/memory_store.h"
 
+#include <algorithm>
+
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "server/store/record_format.h"
@@ -126,6 +128,16 @@ absl::Status MemoryStore::Apply(const SessionWrite& w) {
     it->second.ids.insert(it->second.ids.end(), w.ids.begin(), w.ids.end());
   }
   for (const auto& [id, record] : w.requests) requests_[{w.key.uid, id}] = record;
+  if (w.kept_logs) {
+    for (auto& [branch, log] : data.logs) {
+      if (branch >= w.kept_logs->below) break;
+      const auto kept = w.kept_logs->logs.find(branch);
+      int64_t end = std::max(log.start, kept == w.kept_logs->logs.end() ? 0 : kept->second);
+      while (end < log.end() && Referred(StoreReference::Kind::kLog, w.key.uid, branch, end + 1)) ++end;
+      if (end < log.end()) log.ids.resize(static_cast<size_t>(end - log.start));
+    }
+    std::erase_if(data.logs, [](const auto& log) { return log.second.ids.empty(); });
+  }
   if (w.references) {
     data.references = *w.references;
     Collect();
