@@ -98,6 +98,7 @@ struct EngineRequest {
   std::vector<int64_t> save_at;
   absl::Time deadline = absl::InfiniteFuture();
   absl::Duration max_duration = absl::InfiniteDuration();  // of the generation, from its start
+  int64_t max_duration_from = 0;                           // log position before which max_duration does not end it
   int32_t priority = 0;                                    // higher is admitted first
   // Called off the engine thread when head >= 1 and the session is not resident there. May block. It may still be
   // running when OnFinished comes (the request was cancelled meanwhile), so it must own what it uses.

@@ -128,15 +128,18 @@ void EngineLoop::Forget(int32_t slot) {
 void EngineLoop::WatchExpiry(const Request& request) { next_expiry_ = std::min(next_expiry_, request.expires); }
 
 void EngineLoop::Expire() {
+  constexpr absl::Duration kLook = absl::Milliseconds(1);  // whether one is where it may end
   if (now_ < next_expiry_) return;
   next_expiry_ = absl::InfiniteFuture();
   std::vector<Request*> expired;
   for (const auto& [handle, request] : requests_) {
     if (request->phase == Request::Phase::kFinished || request->ending) continue;
-    if (request->expires <= now_) {
-      expired.push_back(request.get());
-    } else {
+    if (request->expires > now_) {
       WatchExpiry(*request);
+    } else if (request->spec.deadline > now_ && request->log_position() < request->spec.max_duration_from) {
+      next_expiry_ = std::min(next_expiry_, now_ + kLook);
+    } else {
+      expired.push_back(request.get());
     }
   }
   for (Request* request : expired) {

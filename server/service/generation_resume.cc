@@ -79,7 +79,12 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Resume(ServiceContext* context
   engine.stop_tokens = start.stop_tokens;
   engine.stop_strings = {spec.stopping().stop_strings().begin(), spec.stopping().stop_strings().end()};
   if (spec.on_disconnect() != v1::DISCONNECT_POLICY_CONTINUE) engine.deadline = deadline;
-  if (spec.has_max_duration()) engine.max_duration = *FromProto(spec.max_duration());
+  if (spec.has_max_duration()) {
+    // What the client has is generated again all the same: it was within the time.
+    const absl::Duration passed = std::max(absl::Now() - record.create_time, absl::ZeroDuration());
+    engine.max_duration = std::max(*FromProto(spec.max_duration()) - passed, absl::ZeroDuration());
+    engine.max_duration_from = request.after_position();
+  }
   engine.priority = spec.priority();
   spec.mutable_output()->clear_echo();
   spec.mutable_output()->clear_prompt_logprobs();

@@ -26,6 +26,7 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
       stop_tokens_(std::move(start.stop_tokens)),
       arrival_(start.arrival),
       turn_(std::move(start.turn)),
+      created_(std::move(start.created)),
       session_id_(turn_ ? turn_->session().id : ""),
       head_(start.resumed ? start.resumed->start_position
             : turn_       ? turn_->session().position
@@ -43,16 +44,19 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
   released_position_ = head_ + prompt_tokens_;
   log_position_ = released_position_ + static_cast<int64_t>(resumed_ids_.size());
   durable_position_ = turn_ ? turn_->durable_position() : 0;
-  if (turn_) started_.set_session(SessionName(session_id_));
-  started_.set_request_id(spec_.request_id());
-  started_.set_branch(turn_ ? turn_->session().branch : 0);
-  started_.set_start_position(head_);
-  started_.set_prompt_tokens(prompt_tokens_);
-  started_.set_seed(static_cast<int64_t>(start.seed));
-  started_.set_max_tokens(start.max_tokens);
-  started_.set_durable_position(durable_position_);
-  started_.set_digest(digest_.bytes());
-  *events_.emplace_back().mutable_started() = started_;
+  begun_ = turn_ == nullptr;
+  v1::GenerationStarted& started = *events_.emplace_back().mutable_started();
+  if (turn_) started.set_session(SessionName(session_id_));
+  started.set_request_id(spec_.request_id());
+  started.set_branch(turn_ ? turn_->session().branch : 0);
+  started.set_start_position(head_);
+  started.set_prompt_tokens(prompt_tokens_);
+  started.set_seed(static_cast<int64_t>(start.seed));
+  started.set_max_tokens(start.max_tokens);
+  // What it says is so when it is told.
+  const bool syncs = turn_ != nullptr && spec_.durability() != v1::DURABILITY_NONE;
+  started.set_durable_position(syncs ? log_position_ : durable_position_);
+  started.set_digest(digest_.bytes());
   if (spec_.output().has_prompt_logprobs() && head_ == 0 && !prompt_.empty()) {
     // Nothing precedes a session's first id, so the engine says nothing of it; the list has one entry for each id.
     v1::PromptLogprobs* first = events_.emplace_back().mutable_prompt_logprobs();
@@ -114,15 +118,17 @@ void GenerationRun::SetHandle(RequestHandle handle) {
   {
     absl::MutexLock lock(&mu_);
     handle_ = handle;
-    cancel = cancelled_ || parked_ || (disconnected_ && DisconnectPolicy() != v1::DISCONNECT_POLICY_CONTINUE);
+    cancel = cancelled_ || parked_ || (disconnected_ && DisconnectPolicy() != v1::DISCONNECT_POLICY_CONTINUE) ||
+             (turn_ && !turn_->status().ok());
   }
   if (cancel) context_->engine->Cancel(handle);
 }
 
 absl::Status GenerationRun::Abandon(const absl::Status& refusal) {
-  const absl::Status status =
+  absl::Status status =
       BrokenOffStatus({.reason = FinishReason::kError, .status = refusal, .position = log_position()});
   if (turn_) {
+    if (absl::Status begun = turn_->AwaitBegun(); !begun.ok()) status = std::move(begun);
     turn_->Finish(RequestState::kInterrupted, "",
                   [self = shared_from_this(), status](absl::Status, int64_t) { self->End(std::nullopt, status); });
   } else {
@@ -131,11 +137,9 @@ absl::Status GenerationRun::Abandon(const absl::Status& refusal) {
   return status;
 }
 
-v1::GenerationStarted GenerationRun::started() const { return started_; }
-
 int64_t GenerationRun::log_position() const {
   absl::MutexLock lock(&mu_);
-  return log_position_;
+  return begun_ ? log_position_ : head_ + prompt_tokens_ + static_cast<int64_t>(resumed_ids_.size());
 }
 
 void GenerationRun::Cancel(std::function<void()> done) { EndEarly(&GenerationRun::cancelled_, std::move(done)); }
@@ -281,6 +285,7 @@ void GenerationRun::WatchDurability() {
   turn_->Watch([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->OnDurable();
   });
+  OnDurable();
 }
 
 void GenerationRun::OnDurable() {
@@ -290,7 +295,9 @@ void GenerationRun::OnDurable() {
     absl::MutexLock lock(&mu_);
     durable_position_ = std::max(durable_position_, turn_->durable_position());
     Promote();
-    sendable = chunk_.has_value();
+    const bool begins = !begun_ && turn_->begun();
+    begun_ |= begins;
+    sendable = begins || chunk_.has_value();
     if (!turn_->status().ok()) failed = handle_;  // nothing more could be written
   }
   if (turn_->asked_to_cancel()) Cancel([] {});

@@ -3,7 +3,8 @@
 //   engine's delivery thread ─ OnTokens ─► turn (log), text assembly ─► pending ─ Take ─► reactor
 //
 // Tokens pile up in `pending` while a write is in flight. The reader's progress is told to the engine, which pauses the
-// request when it is too far ahead. `finished` becomes available when the turn's end is durable.
+// request when it is too far ahead. Nothing is available before the turn has begun, that is, before the request's
+// record with its seed is durable; `finished` when the turn's end is.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,7 @@ class GenerationRun final : public GenerationSink,
     uint64_t seed = 0;
     absl::Time arrival;
     std::unique_ptr<Turn> turn = nullptr;               // null: ephemeral
+    std::optional<SessionInfo> created = std::nullopt;  // the session, made for this: goes where the turn never began
     std::optional<EarlierPart> resumed = std::nullopt;  // of a request that goes on; then `prompt` is empty
   };
 
@@ -58,7 +60,8 @@ class GenerationRun final : public GenerationSink,
 
   // After Engine::Submit. Cancels at once if the reader vanished meanwhile.
   void SetHandle(RequestHandle handle) ABSL_LOCKS_EXCLUDED(mu_);
-  // Submit refused: the turn is recorded as interrupted. Gives `status` with where the session stands.
+  // Submit refused: the turn is recorded as interrupted. Gives `status` with where the session stands, or why the turn
+  // never began, for which it waits.
   absl::Status Abandon(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Why a resumed one cannot go on: the reader's text is another. Looked at before Submit; then Abandon.
@@ -66,8 +69,8 @@ class GenerationRun final : public GenerationSink,
   // How a resumed one had ended already, its end not being recorded. Instead of Submit; then OnFinished.
   std::optional<FinishInfo> EndOfResumed() const;
 
-  // With TOKEN: ids are sent once they are on disk. Ends when they cannot be written, or another server asks for the
-  // session. Before Submit.
+  // Events are available once the turn has begun, with TOKEN ids once they are on disk. Ends when something cannot be
+  // written, or another server asks for the session. Before Submit.
   void WatchDurability();
 
   Turn* turn() const { return turn_.get(); }
@@ -78,8 +81,7 @@ class GenerationRun final : public GenerationSink,
   void Cancel(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
   // Stops at the next token boundary, whatever its policy, so that another stream can go on with it. `done` as above.
   void Park(std::function<void()> done) ABSL_LOCKS_EXCLUDED(mu_);
-  v1::GenerationStarted started() const;
-  int64_t log_position() const ABSL_LOCKS_EXCLUDED(mu_);
+  int64_t log_position() const ABSL_LOCKS_EXCLUDED(mu_);  // what may be told of it
 
   // GenerationSink: the engine's delivery thread.
   void OnIngested(int64_t done, int64_t total) override;
@@ -110,6 +112,8 @@ class GenerationRun final : public GenerationSink,
   void RecordMetrics(const FinishInfo& info);
   absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);
   void End(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
+  void EndUnbegun() ABSL_LOCKS_EXCLUDED(mu_);
+  void Close(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
 
   ServiceContext* const context_;
   const v1::GenerationSpec spec_;
@@ -117,12 +121,12 @@ class GenerationRun final : public GenerationSink,
   const std::vector<int32_t> stop_tokens_;
   const absl::Time arrival_;
   const std::unique_ptr<Turn> turn_;
+  const std::optional<SessionInfo> created_;
   const std::string session_id_;  // empty: ephemeral
   const int64_t head_;            // before the prompt
   const int64_t prompt_tokens_;
   const std::vector<int32_t> resumed_ids_;
   const int64_t max_tokens_, piecewise_to_;
-  v1::GenerationStarted started_;  // const after construction
 
   // Delivery thread only.
   TextAssembler assembler_;
@@ -135,6 +139,7 @@ class GenerationRun final : public GenerationSink,
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;     // by CancelGeneration
   bool parked_ ABSL_GUARDED_BY(mu_) = false;        // by Park
   bool disconnected_ ABSL_GUARDED_BY(mu_) = false;  // the reader is gone
+  bool begun_ ABSL_GUARDED_BY(mu_);                 // events may be told
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status end_status_ ABSL_GUARDED_BY(mu_);
   std::vector<std::function<void()>> on_end_ ABSL_GUARDED_BY(mu_);

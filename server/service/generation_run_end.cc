@@ -7,6 +7,7 @@
 #include "server/base/log.h"
 #include "server/base/status_details.h"
 #include "server/service/generation_events.h"
+#include "server/service/generation_parts.h"
 #include "server/service/generation_run.h"
 #include "server/service/proto_time.h"
 
@@ -150,10 +151,33 @@ void GenerationRun::RecordMetrics(const FinishInfo& info) {
 }
 
 void GenerationRun::End(std::optional<v1::GenerationFinished> finished, absl::Status status) {
+  if (turn_ && !turn_->begun()) return EndUnbegun();
+  Close(std::move(finished), std::move(status));
+}
+
+// The client hears why the request could not be recorded, and nothing else, as if it had been refused.
+void GenerationRun::EndUnbegun() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (handle_) NoteRejection(context_, turn_->status());
+  }
+  const auto close = [self = shared_from_this()] { self->Close(std::nullopt, self->turn_->status()); };
+  if (!created_) return close();
+  // A refused request leaves no session behind; the etag keeps what another has begun to use meanwhile. Not on this
+  // thread, which the session manager may need for it.
+  const auto remove = [self = shared_from_this(), close] {
+    self->context_->sessions->Delete(self->created_->id, self->created_->etag).IgnoreError();
+    close();
+  };
+  if (!context_->pool->TrySchedule(remove)) close();
+}
+
+void GenerationRun::Close(std::optional<v1::GenerationFinished> finished, absl::Status status) {
   if (!spec_.request_id().empty()) context_->registry.Remove({session_id_, spec_.request_id()}, this);
   std::vector<std::function<void()>> on_end;
   {
     absl::MutexLock lock(&mu_);
+    begun_ = turn_ == nullptr || turn_->begun();
     ended_ = true;
     finished_ = std::move(finished);
     end_status_ = std::move(status);

@@ -24,6 +24,7 @@ void GenerationRun::Notify() {
 
 TakeResult GenerationRun::Take(v1::GenerationEvent* event) {
   absl::MutexLock lock(&mu_);
+  if (!begun_) return ended_ ? TakeResult::kEnd : TakeResult::kNothing;
   if (!events_.empty()) {
     *event = std::move(events_.front());
     events_.pop_front();

@@ -135,12 +135,13 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
     ASSIGN_OR_RETURN(const SessionInfo session, OpenSession(context, spec, &created));
     absl::StatusOr<BeginTurnResult> begun = BeginTurn(context, spec, session, seed, deadline, abandoned, &start.prompt);
     if (!begun.ok()) {
-      // A refused request leaves no session behind; the etag keeps what another has begun to use meanwhile.
+      // As GenerationRun does where the turn never begins.
       if (created) context->sessions->Delete(session.id, session.etag).IgnoreError();
       return begun.status();
     }
     if (begun->replay) return ReplayGeneration(context, spec, session.id, *begun->replay, std::nullopt);
     start.turn = std::move(begun->turn);
+    if (created) start.created = session;
     request.session_key = start.turn->session().key;
     request.head = start.turn->session().position;
     request.recent.assign(start.turn->recent().begin(), start.turn->recent().end());

@@ -15,7 +15,6 @@ namespace smt {
 namespace {
 
 constexpr int32_t kDefaultPage = 50, kMaxPage = 1000;
-constexpr size_t kSweepPage = 256;
 
 StatusDetails::Resource SessionResource(std::string_view id) { return {"session", StrCat("sessions/", id), ""}; }
 
@@ -111,13 +110,15 @@ void SessionManagerImpl::Touch(SessionHeader* header) const {
   header->expire_time = header->update_time + header->ttl;  // infinite + anything is infinite
 }
 
-std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Write(SessionWrite write, bool sync) {
+std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::Write(SessionWrite write, bool sync,
+                                                                       std::shared_ptr<TurnLog> rests_on) {
   auto outcome = std::make_shared<Outcome>();
-  c_.writer->Enqueue(std::move(write), sync, [outcome](const absl::Status& status) {
+  const auto done = [outcome](const absl::Status& status) {
     absl::MutexLock lock(&outcome->mu);
     outcome->status = status;
     outcome->done = true;
-  });
+  };
+  c_.writer->Enqueue(std::move(write), sync, done, std::move(rests_on));
   return outcome;
 }
 
@@ -203,7 +204,7 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
 
 absl::Status SessionManagerImpl::CheckRoom() {
   const int64_t limit = c_.options.max_sessions;
-  if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions());  // expired ones make room
+  if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions(nullptr));  // expired ones make room
   if (limit <= 0 || sessions_ < limit) return absl::OkStatus();
   return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
                                              "; delete some or let them expire"));
@@ -375,7 +376,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view i
     write.lease = entry->lease;
     write.header = EncodeHeader(entry->header);
     RecordOperation(update.request_id, hash, *write.header, &write);
-    outcome = Write(std::move(write), true);
+    outcome = Write(std::move(write), true, entry->turn);
   }
   if (held) {
     RETURN_IF_ERROR(Settle(entry, *outcome));
@@ -485,51 +486,6 @@ absl::Status SessionManagerImpl::Flush() {
     c_.WritePending(*entry);
   }
   return c_.writer->Flush();
-}
-
-absl::Status SessionManagerImpl::Sweep() {
-  RETURN_IF_ERROR(SweepSessions());
-  return SweepRequests();
-}
-
-absl::Status SessionManagerImpl::SweepSessions() {
-  std::string after;
-  for (;;) {
-    ASSIGN_OR_RETURN(const std::vector<StoredSession> page, c_.store->List(after, kSweepPage));
-    for (const StoredSession& s : page) {
-      const auto header = s.header.ok() ? DecodeHeader(*s.header) : absl::StatusOr<SessionHeader>(s.header.status());
-      if (!header.ok() || !Expired(*header)) continue;
-      const absl::Status removed = Remove(table_.Acquire(s.key.id), std::nullopt, true);  // looks again
-      if (removed.ok()) ++c_.expired;
-      if (!removed.ok() && !absl::IsAborted(removed) && !absl::IsNotFound(removed)) return removed;
-    }
-    if (page.size() < kSweepPage) return absl::OkStatus();
-    after = page.back().key.id;
-  }
-}
-
-absl::Status SessionManagerImpl::SweepRequests() {
-  std::string cursor;
-  do {
-    ASSIGN_OR_RETURN(std::vector<StoredRequest> page, c_.store->ListRequests(&cursor, kSweepPage));
-    std::erase_if(page, [&](const StoredRequest& r) {
-      const auto record = r.record.ok() ? DecodeRequest(*r.record) : absl::StatusOr<RequestRecord>(r.record.status());
-      return !record.ok() || record->state == RequestState::kRunning ||
-             record->end_time + c_.options.request_ttl > c_.Now();
-    });
-    if (!page.empty()) RETURN_IF_ERROR(c_.store->RemoveRequests(page));
-  } while (!cursor.empty());
-  return absl::OkStatus();
-}
-
-void SessionManagerImpl::SweepLoop() {
-  for (;;) {
-    {
-      absl::MutexLock lock(&sweep_mu_);
-      if (sweep_mu_.AwaitWithTimeout(absl::Condition(&stop_), c_.options.sweep_interval)) return;
-    }
-    Sweep().IgnoreError();  // the store's health says the same to whoever asks
-  }
 }
 
 SessionCounters SessionManagerImpl::counters() const {

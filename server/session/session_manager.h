@@ -75,7 +75,7 @@ struct TurnSpec {
   std::optional<std::string> etag;
   // Whether the prompt was made for an empty session; ABORTED where that is not so (any more). Unset: for any.
   std::optional<bool> empty_session;
-  std::vector<int32_t> prompt;  // appended whole, with the record, before BeginTurn returns
+  std::vector<int32_t> prompt;  // appended whole, with the record
   uint64_t seed = 0;
   Durability durability = Durability::kTurn;
   bool wait = false;  // for the present writer to end, until `deadline`; else ABORTED at once
@@ -94,15 +94,20 @@ class Turn {
   // good one, the whole log. Any thread, while the turn lives. DATA_LOSS: the log itself is damaged, names the
   // position.
   virtual absl::StatusOr<RestoredState> Restore() = 0;
+  // Whether the record and the prompt are written, and durable unless kNone: nothing of the turn may be told before.
+  // Where that failed status() says why, nothing of the turn is ever written, and its end leaves the session as it was
+  // before it. Watch tells.
+  virtual bool begun() const = 0;
+  virtual absl::Status AwaitBegun() = 0;  // blocks until that is known, and gives it
   // Adds generated ids to the log; returns at once, written in order by the manager's writer thread.
   virtual void Append(std::span<const int32_t> ids) = 0;
   // A copy of the state at `position`, to be kept as a snapshot; returns at once.
   virtual void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
   // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began.
   virtual int64_t durable_position() const = 0;
-  // `changed` is called, by a thread of the manager's, when durable_position() or status() may have changed, once for
-  // all that changed since the call before; it must not wait for the manager. With kToken that is soon after each
-  // Append, with others at the end.
+  // `changed` is called, by a thread of the manager's, when begun(), durable_position() or status() may have changed,
+  // once for all that changed since the call before; it must not wait for the manager. What changed before Watch is not
+  // told. With kToken that is soon after each Append, with others at the begin and the end.
   virtual void Watch(std::function<void()> changed) = 0;
   // Another server asks for the session (Options::leases): the turn should be finished as kInterrupted. Watch tells.
   virtual bool asked_to_end() const = 0;
@@ -210,7 +215,8 @@ class SessionManager {
     absl::Duration request_ttl = absl::Hours(24);
     int64_t max_sessions = 0;                     // 0: no limit
     std::function<absl::Time()> now = absl::Now;  // fake clock in tests
-    // Engine::Discard. Called by the thread that deletes or sweeps, no lock held.
+    // Engine::Discard: the session is gone, or what its slot holds is not what its log says. No lock held; returns at
+    // once.
     std::function<void(std::string_view session_key)> on_removed;
     absl::Duration sweep_interval =
         absl::Minutes(1);  // between looks for expired sessions and requests; infinite: none
@@ -294,13 +300,13 @@ class SessionManager {
                               const std::string& request_id = "") = 0;
 
   // NOT_FOUND, ABORTED (busy, expected_position, etag), FAILED_PRECONDITION (another model's), DATA_LOSS,
-  // UNAVAILABLE (store), RESOURCE_EXHAUSTED (no space). The record and the prompt are durable on return unless kNone.
+  // UNAVAILABLE (store). Returns while the record and the prompt are still being written, those of turns that begin
+  // together with one sync: Turn::begun() tells, or that there was no space (RESOURCE_EXHAUSTED), say.
   // A request_id used before: the same semantic_hash gives `replay` when it ended and ABORTED while it runs; another
   // hash is INVALID_ARGUMENT. `spec.deadline` is real time, whatever Options::now says.
   virtual absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) = 0;
-  // Goes on with an interrupted request where its log ends; the record, running again, is durable on return unless
-  // kNone. As BeginTurn, and: NOT_FOUND when there is no such request; FAILED_PRECONDITION (SUPERSEDED) when the
-  // session has moved since; ABORTED while it runs.
+  // Goes on with an interrupted request where its log ends. As BeginTurn, and: NOT_FOUND when there is no such request;
+  // FAILED_PRECONDITION (SUPERSEDED) when the session has moved since; ABORTED while it runs.
   // In a shared store it asks another server that runs it to let go, and waits for one that is gone to lose its lease.
   virtual absl::StatusOr<ResumeTurnResult> ResumeTurn(std::string_view session_id, std::string_view request_id,
                                                       absl::Time deadline = absl::InfiniteFuture()) = 0;
@@ -329,7 +335,8 @@ class SessionManager {
   virtual void ReleaseAppends() = 0;
   // Writes and syncs everything handed over so far.
   virtual absl::Status Flush() = 0;
-  // Deletes expired sessions and request records now; the background thread calls it each sweep_interval.
+  // Deletes expired sessions and request records, and what two calls in a row find unneeded of the logs of branches
+  // left by rollbacks; the background thread calls it each sweep_interval.
   virtual absl::Status Sweep() = 0;
   virtual absl::Status Health() = 0;  // OK, or why the store does not write now
   virtual int64_t StoreFreeBytes() = 0;

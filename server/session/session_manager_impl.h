@@ -1,5 +1,5 @@
-// SessionManager's parts: life cycle in session_manager.cc, who may change a session in
-// session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
+// SessionManager's parts: life cycle in session_manager.cc, what goes by itself in session_sweep.cc, who may change a
+// session in session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
 // session_manager_turns.cc and turn.cc, reading in restore.cc. Not for others.
 #pragma once
 
@@ -52,8 +52,9 @@ struct SessionContext {
   std::string NumericsOf(const std::string& state_key) ABSL_LOCKS_EXCLUDED(foreign_mu);
 };
 
+// Of an entry whose turn was opened.
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-                               std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability);
+                               std::vector<int32_t> recent);
 
 // What is put into the record of an operation, so that a retry is known as one: the names and values that give it its
 // meaning.
@@ -146,7 +147,7 @@ class SessionManagerImpl final : public SessionManager {
   void Touch(SessionHeader* header) const;
   // Enqueues, under the entry's mutex for the order, and gives what the writer says.
   struct Outcome;
-  std::shared_ptr<Outcome> Write(SessionWrite write, bool sync);
+  std::shared_ptr<Outcome> Write(SessionWrite write, bool sync, std::shared_ptr<TurnLog> rests_on = nullptr);
   // A session that `header` and `write` describe; the key and the rest of both are set here. With a request id the same
   // call again is answered with what it made.
   absl::StatusOr<SessionInfo> Make(std::string id, SessionHeader header, SessionWrite write,
@@ -178,17 +179,24 @@ class SessionManagerImpl final : public SessionManager {
   // The uid of the session that a request with this id removed; nullopt: none did.
   absl::StatusOr<std::optional<uint64_t>> FindRemoval(const std::string& id, const std::string& request_id);
   SessionWrite::Removal RecordRemoval(const SessionKey& key, const std::string& request_id) const;
-  absl::Status SweepSessions();
-  absl::Status SweepRequests();
+  // What is still read of the logs of a session's former branches.
+  struct LeftLog {
+    SessionKey key;
+    SessionWrite::KeptLogs kept;
+    bool unknown = false;  // something cannot be read
+    bool swept = false;    // what is not kept is removed
+  };
+  using LeftLogs = std::map<uint64_t, LeftLog>;  // by uid: sessions that were rolled back
+  absl::Status SweepSessions(LeftLogs* left);    // and fills it, unless it is null
+  absl::Status SweepRequests(LeftLogs* left);
+  static void NoteRequest(const absl::StatusOr<RequestRecord>& record, LeftLog* log);
+  // Removes what was not needed at the last look, and is not now: whoever had begun to read it has ended.
+  absl::Status SweepLogs(LeftLogs left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(left_mu_);
   void SweepLoop();
   uint64_t DrawUid();
 
   // Opens a turn of entry.request, which the caller has claimed: prompt, header and record are queued as one write.
-  std::shared_ptr<Outcome> OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
-  // Waits for that, and gives the turn.
-  absl::StatusOr<std::unique_ptr<Turn>> AwaitTurn(const Entry& entry, Outcome& outcome, SessionInfo before,
-                                                  std::vector<int32_t> recent);
+  void OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // The stored record of a request, while it is remembered.
   absl::StatusOr<std::optional<RequestRecord>> FindRequest(const SessionKey& key, const std::string& request_id);
   absl::StatusOr<std::optional<RequestRecord>> CheckReplay(SessionEntry& entry, const TurnSpec& spec)
@@ -206,6 +214,8 @@ class SessionManagerImpl final : public SessionManager {
 
   absl::Mutex random_mu_;
   absl::BitGen random_ ABSL_GUARDED_BY(random_mu_);
+  absl::Mutex left_mu_;
+  LeftLogs left_ ABSL_GUARDED_BY(left_mu_);  // at the last look
   absl::Mutex sweep_mu_;
   bool stop_ ABSL_GUARDED_BY(sweep_mu_) = false;
   std::thread sweep_thread_;

@@ -136,44 +136,27 @@ absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const T
   return absl::OkStatus();
 }
 
-std::shared_ptr<SessionManagerImpl::Outcome> SessionManagerImpl::OpenTurn(SessionEntry& entry,
-                                                                          std::vector<int32_t> prompt) {
+void SessionManagerImpl::OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt) {
   RequestRecord& request = entry.request;
   const bool sync = request.durability != Durability::kNone;
   SessionHeader& header = entry.header;
+  const int64_t durable = header.durable_position;
   SessionWrite write;
   write.key = entry.key;
   write.lease = entry.lease;
   write.branch = header.branch;
   write.log_begin = header.before.end();
-  const int64_t end = header.position + static_cast<int64_t>(prompt.size());
-  entry.turn = std::make_shared<TurnLog>(write, end, header.durable_position, request.durability == Durability::kToken);
   write.position = header.position;
+  entry.idle_end = header.position += static_cast<int64_t>(prompt.size());
   write.ids = std::move(prompt);
-  entry.idle_end = header.position = end;
   header.turn_open = true;
   header.open_request_id = request.request_id;
   Touch(&header);
-  if (sync) header.durable_position = end;  // true if it is ever read
+  if (sync) header.durable_position = header.position;  // true if it is ever read
   write.header = EncodeHeader(header);
   if (!request.request_id.empty()) write.requests.emplace_back(request.request_id, EncodeRequest(request));
-  return Write(std::move(write), sync);
-}
-
-absl::StatusOr<std::unique_ptr<Turn>> SessionManagerImpl::AwaitTurn(const Entry& entry, Outcome& outcome,
-                                                                    SessionInfo before, std::vector<int32_t> recent) {
-  const absl::Status status = outcome.Wait();
-  absl::ReleasableMutexLock lock(&entry->mu);
-  if (!status.ok()) {
-    entry->stale = true;
-    entry->Release(c_.leases.get());
-    return status;
-  }
-  const Durability durability = entry->request.durability;
-  std::shared_ptr<TurnLog> log = entry->turn;
-  lock.Release();
-  if (durability != Durability::kNone) log->Durable(log->end());
-  return MakeTurn(c_, entry, std::move(before), std::move(recent), std::move(log), durability);
+  entry.turn = std::make_shared<TurnLog>(std::move(write), durable, request.durability == Durability::kToken);
+  c_.writer->Open(entry.turn, sync);
 }
 
 absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
@@ -184,7 +167,6 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
   }
   const Entry entry = table_.Acquire(spec.session_id);
   SessionInfo before;
-  std::shared_ptr<Outcome> outcome;
   std::vector<int32_t> recent;
   {
     absl::MutexLock lock(&entry->mu);
@@ -215,10 +197,9 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     request.create_time = c_.Now();
     request.end_time = absl::InfiniteFuture();
     RememberTurn(&header, request);
-    outcome = OpenTurn(*entry, std::move(spec.prompt));
+    OpenTurn(*entry, std::move(spec.prompt));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), std::move(recent)));
-  return BeginTurnResult{std::move(turn), std::nullopt};
+  return BeginTurnResult{MakeTurn(c_, entry, std::move(before), std::move(recent)), std::nullopt};
 }
 
 absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view session_id,
@@ -227,7 +208,6 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
   RETURN_IF_ERROR(CheckRequestId(request_id));
   const Entry entry = table_.Acquire(session_id);
   SessionInfo before;
-  std::shared_ptr<Outcome> outcome;
   RequestRecord record;
   const auto find = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry->mu) -> absl::Status {
     ASSIGN_OR_RETURN(std::optional<RequestRecord> found, FindRequest(entry->key, std::string(request_id)));
@@ -261,11 +241,10 @@ absl::StatusOr<ResumeTurnResult> SessionManagerImpl::ResumeTurn(std::string_view
     record.outcome.clear();
     record.end_time = absl::InfiniteFuture();
     entry->request = record;
-    outcome = OpenTurn(*entry, {});
+    OpenTurn(*entry, {});
     hold.HandOn();
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<Turn> turn, AwaitTurn(entry, *outcome, std::move(before), {}));
-  return ResumeTurnResult{std::move(turn), std::move(record)};
+  return ResumeTurnResult{MakeTurn(c_, entry, std::move(before), {}), std::move(record)};
 }
 
 absl::Status SessionManagerImpl::CheckSuperseded(const SessionEntry& entry, const RequestRecord& record) const {

@@ -43,11 +43,21 @@ SessionWriter::~SessionWriter() {
   snapshot_thread_.join();
 }
 
-void SessionWriter::Enqueue(SessionWrite write, bool sync, Done done) {
+void SessionWriter::Enqueue(SessionWrite write, bool sync, Done done, std::shared_ptr<TurnLog> rests_on) {
   Item item;
   item.write = std::move(write);
   item.sync = sync;
   item.done = std::move(done);
+  item.log = std::move(rests_on);
+  absl::MutexLock lock(&mu_);
+  queue_.push_back(std::move(item));
+}
+
+void SessionWriter::Open(std::shared_ptr<TurnLog> log, bool sync) {
+  Item item;
+  item.kind = Item::Kind::kOpen;
+  item.sync = sync;
+  item.log = std::move(log);
   absl::MutexLock lock(&mu_);
   queue_.push_back(std::move(item));
 }
@@ -81,7 +91,7 @@ void SessionWriter::ReleaseAppends() {
   --holds_;
 }
 
-void SessionWriter::EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot) {
+void SessionWriter::EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot, std::shared_ptr<TurnLog> rests_on) {
   if (snapshot_bytes_.load() + Bytes(snapshot) > max_snapshot_bytes_) {
     ++dropped_;
     return;
@@ -91,6 +101,7 @@ void SessionWriter::EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapsh
   item.kind = Item::Kind::kSnapshot;
   item.key = key;
   item.snapshot = std::move(snapshot);
+  item.log = std::move(rests_on);
   absl::MutexLock lock(&mu_);
   queue_.push_back(std::move(item));
 }
@@ -150,13 +161,32 @@ void SessionWriter::WriteLoop() {
       mu_.Await(absl::Condition(this, &SessionWriter::HasWork));
       if (queue_.empty() && appends_.empty()) return;  // stopped
       appends.swap(appends_);
-      items.swap(queue_);
+      items = TakeItems();
     }
     CommitGroup(std::move(appends), std::move(items));
   }
 }
 
+// Up to the first that rests on a turn which opens in this very group: whether that is committed has to be known first,
+// since a store may refuse one write of a group and take the next.
+std::deque<SessionWriter::Item> SessionWriter::TakeItems() {
+  const auto waits = [](const Item& item) {
+    return item.kind != Item::Kind::kOpen && item.log != nullptr && !item.log->settled();
+  };
+  const auto end = std::find_if(queue_.begin(), queue_.end(), waits);
+  if (end == queue_.end()) return std::exchange(queue_, {});
+  std::deque<Item> items(std::make_move_iterator(queue_.begin()), std::make_move_iterator(end));
+  queue_.erase(queue_.begin(), end);
+  return items;
+}
+
 void SessionWriter::CommitGroup(Logs appends, std::deque<Item> items) {
+  // Of a turn that never began nothing is written.
+  std::erase_if(appends, [](const std::shared_ptr<TurnLog>& log) { return !log->begun(); });
+  const auto writes_something = [](const Item& item) {
+    return item.kind == Item::Kind::kOpen ||
+           (item.kind == Item::Kind::kWrite && (item.log == nullptr || item.log->begun()));
+  };
   std::vector<SessionWrite> writes;
   writes.reserve(appends.size() + items.size());
   bool sync = false;
@@ -165,16 +195,19 @@ void SessionWriter::CommitGroup(Logs appends, std::deque<Item> items) {
     sync |= log->sync();
   }
   for (Item& item : items) {
-    if (item.kind != Item::Kind::kWrite) continue;
-    writes.push_back(std::move(item.write));
+    if (!writes_something(item)) continue;
+    writes.push_back(item.kind == Item::Kind::kOpen ? item.log->TakeQueued() : std::move(item.write));
     sync |= item.sync;
   }
   const std::vector<absl::Status> statuses = Commit(writes, sync);
   std::vector<Telling> tellings;
   tellings.reserve(appends.size() + items.size());
+  const auto end_of = [](const SessionWrite& write) {
+    return *write.position + static_cast<int64_t>(write.ids.size());
+  };
   size_t at = 0;
   for (std::shared_ptr<TurnLog>& log : appends) {
-    const int64_t end = *writes[at].position + static_cast<int64_t>(writes[at].ids.size());
+    const int64_t end = end_of(writes[at]);
     const absl::Status& status = statuses[at++];
     const bool tell = !status.ok() ? log->Fail(status) : log->sync() && log->Durable(end);
     if (tell) tellings.push_back({std::move(log), nullptr, absl::OkStatus()});
@@ -184,8 +217,19 @@ void SessionWriter::CommitGroup(Logs appends, std::deque<Item> items) {
       TakeSnapshot(item);
       continue;
     }
-    const absl::Status& status = item.kind == Item::Kind::kWrite ? statuses[at++] : absl::OkStatus();
-    if (item.done) tellings.push_back({nullptr, std::move(item.done), status});
+    absl::Status status;
+    if (writes_something(item)) {
+      status = statuses[at++];
+    } else if (item.kind == Item::Kind::kWrite) {
+      status = item.log->status();
+    }
+    if (item.kind == Item::Kind::kOpen) {
+      const bool durable = item.sync && status.ok();
+      const bool tell = item.log->Settle(status, durable ? std::optional(end_of(writes[at - 1])) : std::nullopt);
+      if (tell) tellings.push_back({std::move(item.log), nullptr, absl::OkStatus()});
+    } else if (item.done) {
+      tellings.push_back({nullptr, std::move(item.done), status});
+    }
   }
   if (tellings.empty()) return;
   absl::MutexLock lock(&tell_mu_);
@@ -205,13 +249,17 @@ std::vector<absl::Status> SessionWriter::Commit(const std::vector<SessionWrite>&
 }
 
 void SessionWriter::TakeSnapshot(Item& item) {
+  // A state of ids that are not in the log may not wait until others are there.
+  if (item.log != nullptr && !item.log->status().ok()) return DropSnapshot(item.snapshot);
   absl::MutexLock lock(&snapshot_mu_);
   auto [it, fresh] = waiting_.try_emplace(item.key.uid);
-  if (!fresh) {
-    snapshot_bytes_ -= Bytes(it->second.snapshot);
-    ++dropped_;
-  }
+  if (!fresh) DropSnapshot(it->second.snapshot);
   it->second = {std::move(item.key), std::move(item.snapshot)};
+}
+
+void SessionWriter::DropSnapshot(const SnapshotRecord& snapshot) {
+  snapshot_bytes_ -= Bytes(snapshot);
+  ++dropped_;
 }
 
 void SessionWriter::TellLoop() {

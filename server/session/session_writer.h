@@ -40,8 +40,11 @@ class SessionWriter {
   }
   ~SessionWriter();  // after everything queued was written
 
-  // `done` runs on the telling thread when the write is committed (and on disk, with `sync`) or has failed.
-  void Enqueue(SessionWrite write, bool sync, Done done);
+  // `done` runs on the telling thread when the write is committed (and on disk, with `sync`) or has failed. One that
+  // rests on a turn fails with that where it never began.
+  void Enqueue(SessionWrite write, bool sync, Done done, std::shared_ptr<TurnLog> rests_on = nullptr);
+  // What opens the turn, in the order of what is enqueued; TurnLog tells the outcome.
+  void Open(std::shared_ptr<TurnLog> log, bool sync);
   // Adds ids to the turn's log. Those of a log that syncs are written at once, others when there are many.
   void Append(const std::shared_ptr<TurnLog>& log, std::span<const int32_t> ids);
   void WriteAll(const std::shared_ptr<TurnLog>& log);  // those that others wait for, too
@@ -50,8 +53,8 @@ class SessionWriter {
   void HoldAppends();
   void ReleaseAppends();
   // Kept as one of the session's newest snapshots if the log reaches it and its branch is the present one. The newest
-  // waiting one of a session replaces others.
-  void EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot);
+  // waiting one of a session replaces others. Dropped where the turn it rests on has failed.
+  void EnqueueSnapshot(const SessionKey& key, SnapshotRecord snapshot, std::shared_ptr<TurnLog> rests_on = nullptr);
 
   // The same on this thread, not queued. Gives whether it was put: not where the session, or the branch, is gone or
   // never got that far.
@@ -68,10 +71,11 @@ class SessionWriter {
 
  private:
   struct Item {
-    enum class Kind { kWrite, kBarrier, kSnapshot } kind = Kind::kWrite;
+    enum class Kind { kWrite, kOpen, kBarrier, kSnapshot } kind = Kind::kWrite;
     SessionWrite write;
     bool sync = false;
     Done done;
+    std::shared_ptr<TurnLog> log;  // that it opens, or rests on; null: none
     SessionKey key;
     SnapshotRecord snapshot;
   };
@@ -85,9 +89,11 @@ class SessionWriter {
 
   void Queue(const std::shared_ptr<TurnLog>& log) ABSL_EXCLUSIVE_LOCKS_REQUIRED(log->mu_);
   void WriteLoop();
+  std::deque<Item> TakeItems() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CommitGroup(Logs appends, std::deque<Item> items);
   std::vector<absl::Status> Commit(const std::vector<SessionWrite>& writes, bool sync);
   void TakeSnapshot(Item& item);
+  void DropSnapshot(const SnapshotRecord& snapshot);
   void TellLoop();
   void SnapshotLoop();
   void WriteSnapshot(const SessionKey& key, const SnapshotRecord& snapshot);

@@ -11,14 +11,11 @@ namespace {
 class TurnImpl final : public Turn {
  public:
   TurnImpl(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-           std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability)
-      : c_(context),
-        entry_(std::move(entry)),
-        session_(std::move(session)),
-        recent_(std::move(recent)),
-        log_(std::move(log)),
-        durability_(durability) {
+           std::vector<int32_t> recent)
+      : c_(context), entry_(std::move(entry)), session_(std::move(session)), recent_(std::move(recent)) {
     absl::MutexLock lock(&entry_->mu);
+    log_ = entry_->turn;
+    durability_ = entry_->request.durability;
     key_ = entry_->key;
     began_ = entry_->header;
   }
@@ -35,6 +32,8 @@ class TurnImpl final : public Turn {
     c_.NoteOrigin(session_.key, *state);
     return state;
   }
+  bool begun() const override { return log_->begun(); }
+  absl::Status AwaitBegun() override { return log_->AwaitBegun(); }
   int64_t durable_position() const override { return log_->durable(); }
   void Watch(std::function<void()> changed) override { log_->Watch(std::move(changed)); }
   absl::Status status() const override { return log_->status(); }
@@ -48,8 +47,10 @@ class TurnImpl final : public Turn {
   void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) override {
     if (finished_ || state == nullptr) return;
     c_.writer->WriteAll(log_);
-    c_.writer->EnqueueSnapshot(key_, {session_.branch, position, c_.options.model_fingerprint,
-                                      c_.NumericsOf(session_.key), 0, std::move(state)});
+    c_.writer->EnqueueSnapshot(
+        key_,
+        {session_.branch, position, c_.options.model_fingerprint, c_.NumericsOf(session_.key), 0, std::move(state)},
+        log_);
   }
 
   void Finish(RequestState state, std::string outcome, std::function<void(absl::Status, int64_t)> done) override {
@@ -79,20 +80,25 @@ class TurnImpl final : public Turn {
     }
     c_.writer->Enqueue(
         std::move(write), sync,
-        [entry = entry_, log = log_, leases = c_.leases.get(), end, sync, done = std::move(done)](absl::Status status) {
+        [&c = c_, entry = entry_, log = log_, state_key = session_.key, end, sync,
+         done = std::move(done)](absl::Status status) {
           if (status.ok() && sync) log->Durable(end);
           if (!status.ok()) {
             log->Fail(status);
             status = log->status();  // the first failure says why
           }
           if (sync || !status.ok()) log->Tell();  // what was sent is complete before `done`
+          const bool failed = !log->status().ok();
+          // The slot's state may be of ids that the log has not got, and others may take their places.
+          if (failed && c.options.on_removed) c.options.on_removed(state_key);
           {
             absl::MutexLock release(&entry->mu);
-            if (!log->status().ok()) entry->stale = true;
-            entry->Release(leases);
+            entry->stale |= failed;
+            entry->Release(c.leases.get());
           }
           if (done) done(status, log->durable());
-        });
+        },
+        log_);
   }
 
  private:
@@ -100,8 +106,8 @@ class TurnImpl final : public Turn {
   const std::shared_ptr<SessionEntry> entry_;
   const SessionInfo session_;
   const std::vector<int32_t> recent_;
-  const std::shared_ptr<TurnLog> log_;
-  const Durability durability_;
+  std::shared_ptr<TurnLog> log_;
+  Durability durability_;
   SessionKey key_;
   SessionHeader began_;  // as it was when the turn began
   bool finished_ = false;
@@ -110,9 +116,8 @@ class TurnImpl final : public Turn {
 }  // namespace
 
 std::unique_ptr<Turn> MakeTurn(SessionContext& context, std::shared_ptr<SessionEntry> entry, SessionInfo session,
-                               std::vector<int32_t> recent, std::shared_ptr<TurnLog> log, Durability durability) {
-  return std::make_unique<TurnImpl>(context, std::move(entry), std::move(session), std::move(recent), std::move(log),
-                                    durability);
+                               std::vector<int32_t> recent) {
+  return std::make_unique<TurnImpl>(context, std::move(entry), std::move(session), std::move(recent));
 }
 
 }  // namespace smt

@@ -4,9 +4,27 @@
 #include <utility>
 
 namespace smt {
+namespace {
 
-TurnLog::TurnLog(SessionWrite log, int64_t end, int64_t durable, bool sync)
-    : log_(std::move(log)), sync_(sync), end_(end), given_(end), durable_(durable) {}
+SessionWrite WithoutContent(const SessionWrite& open) {
+  SessionWrite log;
+  log.key = open.key;
+  log.lease = open.lease;
+  log.branch = open.branch;
+  log.log_begin = open.log_begin;
+  return log;
+}
+
+}  // namespace
+
+TurnLog::TurnLog(SessionWrite open, int64_t durable, bool sync)
+    : log_(WithoutContent(open)),
+      sync_(sync),
+      open_(std::move(open)),
+      ids_(std::exchange(open_->ids, {})),
+      end_(*open_->position + static_cast<int64_t>(ids_.size())),
+      given_(end_),
+      durable_(durable) {}
 
 int64_t TurnLog::end() const {
   absl::MutexLock lock(&mu_);
@@ -25,13 +43,24 @@ SessionWrite TurnLog::TakeRest() {
 }
 
 SessionWrite TurnLog::TakeQueued() {
-  SessionWrite write = log_;
   absl::MutexLock lock(&mu_);
+  SessionWrite write = open_ ? *std::exchange(open_, std::nullopt) : log_;
   queued_ = false;
   given_ = end_;
   write.position = end_ - static_cast<int64_t>(ids_.size());
   write.ids = std::exchange(ids_, {});
   return write;
+}
+
+bool TurnLog::begun() const {
+  absl::MutexLock lock(&mu_);
+  return begun_;
+}
+
+absl::Status TurnLog::AwaitBegun() {
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(this, &TurnLog::settled));
+  return begun_ ? absl::OkStatus() : status_;
 }
 
 int64_t TurnLog::durable() const {
@@ -68,6 +97,15 @@ bool TurnLog::Durable(int64_t position) {
 bool TurnLog::Fail(const absl::Status& status) {
   absl::MutexLock lock(&mu_);
   if (status_.ok()) status_ = status;
+  return MustTell();
+}
+
+bool TurnLog::Settle(const absl::Status& status, std::optional<int64_t> durable) {
+  absl::MutexLock lock(&mu_);
+  begun_ = status.ok();
+  if (durable) durable_ = std::max(durable_, *durable);
+  if (status_.ok()) status_ = status;
+  settled_.store(true, std::memory_order_release);
   return MustTell();
 }
 

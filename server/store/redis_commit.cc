@@ -255,11 +255,18 @@ void RedisStoreImpl::AppendWrite(const SessionWrite& w, Words* words) const {
   }
   if (!w.references || removes) {
     words->push_back("-1");
-    return;
+  } else {
+    const Words members = ReferenceMembers(w);
+    words->push_back(std::to_string(members.size()));
+    words->insert(words->end(), members.begin(), members.end());
   }
-  const Words members = ReferenceMembers(w);
-  words->push_back(std::to_string(members.size()));
-  words->insert(words->end(), members.begin(), members.end());
+  const SessionWrite::KeptLogs kept = w.kept_logs && !removes ? *w.kept_logs : SessionWrite::KeptLogs();
+  words->push_back(std::to_string(kept.below));
+  words->push_back(std::to_string(kept.logs.size()));
+  for (const auto& [branch, last] : kept.logs) {
+    words->push_back(std::to_string(branch));
+    words->push_back(std::to_string(last));
+  }
 }
 
 absl::Status RedisStoreImpl::ToStatus(const SessionWrite& w, std::string_view outcome) const {

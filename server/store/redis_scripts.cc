@@ -24,6 +24,27 @@ local function referenced()
   end
   return logs, snapshots
 end
+-- Of branches below one, what lies past `ends` (by branch) and nobody refers to.
+local function trim(below, ends)
+  for _, member in ipairs(redis.call('HKEYS', base .. 'r')) do
+    local kind, branch, position = string.match(member, '^%x+:(%u):(%d+):(%d+)$')
+    if kind == 'L' then ends[branch] = math.max(ends[branch] or 0, tonumber(position)) end
+  end
+  for _, branch in ipairs(redis.call('HKEYS', base .. 'e')) do
+    if string.sub(branch, 1, 1) ~= 't' and tonumber(branch) < below then
+      local index, keys = base .. 'i:' .. branch, {}
+      local starts = redis.call('ZRANGEBYSCORE', index, ends[branch] or 0, '+inf')
+      for _, start in ipairs(starts) do keys[#keys + 1] = base .. 'l:' .. branch .. ':' .. start end
+      unlink(keys)
+      if #starts > 0 then redis.call('ZREMRANGEBYSCORE', index, ends[branch] or 0, '+inf') end
+      if redis.call('EXISTS', index) == 0 then
+        redis.call('HDEL', base .. 'e', branch, 't' .. branch)
+      elseif #starts > 0 then
+        redis.call('HSET', base .. 'e', branch, starts[1])
+      end
+    end
+  end
+end
 local function collect()
   local logs, snapshots = referenced()
   for _, branch in ipairs(redis.call('HKEYS', base .. 'e')) do
@@ -91,6 +112,11 @@ for w = 1, writes do
   local references = tonumber(take())
   local references_at = at
   if references > 0 then at = at + references end
+  local below, kept_logs = tonumber(take()), {}
+  for _ = 1, tonumber(take()) do
+    local kept_branch = take()
+    kept_logs[kept_branch] = tonumber(take())
+  end
 
   local outcome = 'OK'
   if kind == 'C' then
@@ -140,6 +166,7 @@ for w = 1, writes do
     for i = 1, requests do
       redis.call('HSET', q, ARGV[requests_at + 2 * i - 1], ARGV[requests_at + 2 * i])
     end
+    if below > 0 then trim(below, kept_logs) end
     if references >= 0 then
       local wanted = {}
       for i = 1, references do wanted[ARGV[references_at + i]] = true end

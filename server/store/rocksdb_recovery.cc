@@ -28,6 +28,7 @@
 #include "model/base/strings.h"
 #include "server/base/log.h"
 #include "server/store/rocksdb_internal.h"
+#include "server/store/rocksdb_wal.h"
 
 namespace smt::store_internal {
 namespace {
@@ -80,11 +81,17 @@ class LogCheck {
     std::vector<ZeroTail> cut;
     std::string damaged;
     absl::Status status = Read(&damaged);
-    const absl::Status first = status;
+    absl::Status first = status;
     while (absl::IsDataLoss(status)) {
       const auto log =
           std::ranges::find_if(logs, [&](const std::string& l) { return damaged.find(l) != damaged.npos; });
-      const std::optional<ZeroTail> tail = log == logs.end() ? std::nullopt : FindZeroTail(*log);
+      std::string bytes;
+      if (log == logs.end() || !rocksdb::ReadFileToString(env_, *log, &bytes).ok()) break;
+      if (const std::string where = DescribeWalDamage(bytes); cut.empty() && !where.empty()) {
+        first = Damaged(options_.dir, StrCat(*log, " does not read ", where, "; what was written after that is lost (",
+                                             damaged, ")"));
+      }
+      const std::optional<ZeroTail> tail = FindZeroTail(*log, bytes);
       if (!tail) break;
       RETURN_IF_ERROR(Resize(tail->path, tail->cut));
       cut.push_back(*tail);
@@ -137,9 +144,7 @@ class LogCheck {
     return damaged->empty() ? OpenError(options_.dir, s) : Damaged(options_.dir, *damaged);
   }
 
-  std::optional<ZeroTail> FindZeroTail(const std::string& path) const {
-    std::string bytes;
-    if (!rocksdb::ReadFileToString(env_, path, &bytes).ok()) return std::nullopt;
+  static std::optional<ZeroTail> FindZeroTail(const std::string& path, const std::string& bytes) {
     const size_t last = bytes.find_last_not_of('\0');
     const size_t written = last == std::string::npos ? 0 : last + 1;
     const size_t cut = (written + kSector - 1) / kSector * kSector;

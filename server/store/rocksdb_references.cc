@@ -184,6 +184,29 @@ absl::Status RocksDbReferences::Remove(const SessionKey& key, rocksdb::WriteBatc
   return Release(key.uid, *own, batch);
 }
 
+absl::Status RocksDbReferences::Trim(const SessionKey& key, const SessionWrite::KeptLogs& kept,
+                                     rocksdb::WriteBatch* batch) const {
+  const RocksDbReader reader(db_);
+  std::map<int64_t, int64_t> logs = kept.logs;
+  ASSIGN_OR_RETURN(const std::vector<std::string> edges,
+                   reader.Keys(db_.cf.references, UidKey('r', key.uid), SIZE_MAX));
+  for (const std::string& edge : edges) {
+    if (edge.size() != kEdgeBytes) continue;
+    const StoreReference r = ParseEdge(edge);
+    if (r.kind != StoreReference::Kind::kLog) continue;
+    int64_t& end = logs[r.branch];
+    end = std::max(end, r.position);
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> segments, reader.Keys(db_.cf.log, UidPrefix(key.uid), SIZE_MAX));
+  for (const std::string& segment : segments) {
+    const SnapshotName start = Numbers(segment);
+    if (start.branch >= kept.below) break;
+    const auto log = logs.find(start.branch);
+    if (log == logs.end() || start.position >= log->second) batch->Delete(db_.cf.log, segment);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<bool> RocksDbReferences::Holds(uint64_t owner, const SnapshotName& name) const {
   const StoreReference r{StoreReference::Kind::kSnapshot, {"", owner}, name.branch, name.position};
   ASSIGN_OR_RETURN(const std::vector<std::string> keys, RocksDbReader(db_).Keys(db_.cf.references, SharedPart(r), 1));

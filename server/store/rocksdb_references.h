@@ -32,6 +32,8 @@ class RocksDbReferences {
                        rocksdb::WriteBatch* batch) const;
   // Removes the log, snapshots and references of a session, but for what others refer to.
   absl::Status Remove(const SessionKey& key, rocksdb::WriteBatch* batch) const;
+  // Removes what is neither kept nor referred to.
+  absl::Status Trim(const SessionKey& key, const SessionWrite::KeptLogs& kept, rocksdb::WriteBatch* batch) const;
   // Whether anyone refers to this snapshot.
   absl::StatusOr<bool> Holds(uint64_t owner, const SnapshotName& name) const;
 

@@ -67,7 +67,8 @@ class RocksDbStore final : public SessionStore {
     };
     for (size_t i = 0; i < writes.size(); ++i) {
       // These look at what others wrote.
-      if ((writes[i].references || writes[i].kind == SessionWrite::Kind::kRemove) && group.batch.Count() > 0) {
+      const SessionWrite& w = writes[i];
+      if ((w.references || w.kept_logs || w.kind == SessionWrite::Kind::kRemove) && group.batch.Count() > 0) {
         write(i, false);
         group = Group();
       }
@@ -262,6 +263,7 @@ class RocksDbStore final : public SessionStore {
       return absl::OkStatus();
     }
     if (w.references) RETURN_IF_ERROR(RocksDbReferences(o_).Replace(w.key, *w.references, &g->batch));
+    if (w.kept_logs) RETURN_IF_ERROR(RocksDbReferences(o_).Trim(w.key, *w.kept_logs, &g->batch));
     if (w.position) RETURN_IF_ERROR(StageAppend(w, g));
     found->second = w.key.uid;
     if (w.header) {

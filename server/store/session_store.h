@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -81,6 +82,14 @@ struct SessionWrite {
   std::string lease;
   // Replaces what the session refers to. NOT_FOUND naming the one that is not there (any more).
   std::optional<std::vector<StoreReference>> references;
+  // Of the session's branches below one, which ids of their logs are still read, by branch up to a position. The others
+  // are removed, by whole segments, unless another session refers to them.
+  struct KeptLogs {
+    int64_t below = 0;
+    std::map<int64_t, int64_t> logs;
+    friend bool operator==(const KeptLogs&, const KeptLogs&) = default;
+  };
+  std::optional<KeptLogs> kept_logs;  // kUpdate, alone
   // kRemove: what is remembered of it, by the id, when the session is gone: GetRemoval. A shared store may write it a
   // moment before.
   struct Removal {

@@ -21,7 +21,10 @@ using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 constexpr char kOpening[] = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals";
-constexpr char kSecond[] = " The captain looked up from his chart and said";
+// Of more than 32 ids, so that they are a piece of the log by themselves, whatever comes with them.
+constexpr char kSecond[] =
+    " The captain looked up from his chart and said that the wind had gone round to the north since the morning, that "
+    "the ship would not see the land again before Sunday, and that whoever was afraid of the sea had better go below";
 constexpr char kThird[] = " Nobody had expected";
 constexpr int kDamaged = 6;  // exit status of smt
 

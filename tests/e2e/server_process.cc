@@ -37,6 +37,8 @@ absl::Status ServerProcess::Start(absl::Duration timeout) {
   process.output_dir = options_.dir;
   process.name = absl::StrCat("server.", starts_);
   process_.reset();
+  std::error_code none;
+  std::filesystem::remove(address_file, none);  // of an earlier run in this directory
   auto started = Process::Start(process);
   if (!started.ok()) return started.status();
   process_.emplace(*std::move(started));

@@ -97,6 +97,19 @@ TEST_P(EngineEndingTest, MaxDurationCountsFromTheStartOfTheGeneration) {
   EXPECT_GT(info.generated, 0);
 }
 
+TEST_P(EngineEndingTest, ADurationThatHasPassedEndsTheRequestOnceItIsWhereItHadBeen) {
+  Start();
+  auto sink = NewSink();
+  EngineRequest r = Make({1, 2, 3}, 100'000, sink);
+  r.max_duration = absl::ZeroDuration();
+  r.max_duration_from = 20;
+  Submit(std::move(r));
+  const FinishInfo info = sink->Await();
+  EXPECT_EQ(info.reason, FinishReason::kMaxDuration);
+  EXPECT_GE(info.position, 20);
+  EXPECT_LT(info.position, 100'000);
+}
+
 TEST_P(EngineEndingTest, APastDeadlineEndsTheRequestBeforeItRuns) {
   Start();
   auto sink = NewSink();

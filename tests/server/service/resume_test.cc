@@ -335,5 +335,17 @@ TEST_F(ResumeTest, BadRequestsNameTheirFields) {
   EXPECT_EQ(Resume("broken", 5).status.error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+TEST_F(ResumeTest, MaxDurationCountsFromTheFirstStartButWhatTheClientHasComesAgain) {
+  v1::GenerationSpec spec = SessionSpec("r", 100'000);
+  spec.mutable_max_duration()->set_nanos(300'000'000);
+  const Kept kept = BreakOff(spec, 20);
+  ASSERT_TRUE(Parked("r"));
+  absl::SleepFor(absl::Milliseconds(350));
+  const Streamed rest = Resume("r", kept.position, kept.digest);
+  ASSERT_TRUE(rest.status.ok()) << rest.status.error_message();
+  EXPECT_EQ(rest.finished.reason(), v1::FINISH_REASON_MAX_DURATION);
+  EXPECT_EQ(kept.text + rest.text, Expected(5, rest.finished.usage().generated_tokens()));
+}
+
 }  // namespace
 }  // namespace smt

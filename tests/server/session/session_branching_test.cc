@@ -571,5 +571,52 @@ TEST_F(BranchingTest, RandomHistoriesReadBack) {
   EXPECT_EQ(*store->Count(), 0);
 }
 
+// A log of a branch that was left stays as long as a checkpoint, a request that may be sent again or a fork needs it.
+TEST_F(BranchingTest, LogsOfLeftBranchesGoWhenNothingNeedsThem) {
+  const auto bytes_of = [&](int64_t branch) {  // as one who asks for all of it
+    return manager_->ReadRequestLog("a", branch, 5001, 10'000).ok();
+  };
+  Create("a");
+  Say("a", Ids(5000), {});
+  Say("a", Ids(5000, 5000), {});
+  ASSERT_OK(Mark("a", "kept"));            // at 10,000 of branch 0
+  Say("a", Ids(10, 10'000), {}, "asked");  // on branch 0, up to 10,010
+  ASSERT_OK(Undo("a", 2));                 // to 5,000: branch 1
+  Say("a", Ids(5000, 20'000), {});
+  ASSERT_OK(Fork("a", "child"));  // reads branch 1 up to 10,000
+  ASSERT_OK(Undo("a", 1));        // to 5,000: branch 2
+  Say("a", Ids(5000, 30'000), {});
+  ASSERT_OK(Undo("a", 1));  // branch 3
+  Say("a", {1}, {2});
+  const std::vector<int32_t> log = Log("a"), child = Log("child");
+  for (const int64_t branch : {0, 1, 2}) EXPECT_TRUE(bytes_of(branch)) << branch;
+
+  const std::string etag = manager_->Get("a")->etag;
+  ASSERT_OK(manager_->Sweep());
+  EXPECT_TRUE(bytes_of(2)) << "somebody may just be reading it";
+  for (int i = 0; i < 3; ++i) ASSERT_OK(manager_->Sweep());
+  EXPECT_TRUE(bytes_of(0)) << "a checkpoint";
+  EXPECT_TRUE(bytes_of(1)) << "a fork";
+  EXPECT_FALSE(bytes_of(2));
+  EXPECT_EQ(*manager_->ReadRequestLog("a", 0, 10'001, 10'010), Ids(10, 10'000)) << "a request";
+  EXPECT_EQ(manager_->Get("a")->etag, etag);
+
+  OpenRocks();
+  clock_.Advance(options_.request_ttl + absl::Seconds(1));
+  for (int i = 0; i < 4; ++i) ASSERT_OK(manager_->Sweep());
+  EXPECT_TRUE(bytes_of(0));
+  ASSERT_OK(manager_->DeleteCheckpoint("a", "kept", ""));
+  ASSERT_OK(manager_->Delete("child", std::nullopt));
+  OpenRocks();
+  for (int i = 0; i < 2; ++i) ASSERT_OK(manager_->Sweep());
+  EXPECT_FALSE(bytes_of(0));
+  EXPECT_FALSE(bytes_of(1));
+  EXPECT_EQ(Log("a"), log);
+  OpenRocks();
+  EXPECT_EQ(Log("a"), log);
+  ASSERT_OK(Undo("a", 1));
+  EXPECT_EQ(Log("a"), std::vector<int32_t>(log.begin(), log.begin() + 5000));
+}
+
 }  // namespace
 }  // namespace smt

@@ -197,19 +197,25 @@ class Script {
     RETURN_IF_ERROR(Fork("b", "b2", ""));
     RETURN_IF_ERROR(Turn("d", 1, 1, Durability::kTurn, "r9", true));
     RETURN_IF_ERROR(Mark("d", "other"));
-    return Acknowledge(manager().DeleteCheckpoint("d", "other", "unmark"));
+    RETURN_IF_ERROR(Acknowledge(manager().DeleteCheckpoint("d", "other", "unmark")));
+    // What nobody needs of branches that were left, once their requests are forgotten.
+    w_.clock.Advance(absl::Hours(25));
+    for (int i = 0; i < 3; ++i) RETURN_IF_ERROR(manager().Sweep());
+    return absl::OkStatus();
   }
 
   // A turn that breaks off, and goes on later.
   absl::Status Interruption() {
     {
       ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(Spec("b", Next(5), "r10")));
+      RETURN_IF_ERROR(begun.turn->AwaitBegun());
       w_.Acknowledged();
       begun.turn->Append(Next(70));
       RETURN_IF_ERROR(Drain("b"));
     }
     RETURN_IF_ERROR(Drain("b"));
     ASSIGN_OR_RETURN(ResumeTurnResult resumed, manager().ResumeTurn("b", "r10"));
+    RETURN_IF_ERROR(resumed.turn->AwaitBegun());
     w_.Acknowledged();
     resumed.turn->Append(Next(3));
     return Finish(*resumed.turn, true);
@@ -285,6 +291,7 @@ class Script {
                     const std::string& request_id, bool snapshot) {
     ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(Spec(id, Next(prompt), request_id, durability)));
     smt::Turn& turn = *begun.turn;
+    RETURN_IF_ERROR(turn.AwaitBegun());
     if (durability != Durability::kNone) w_.Acknowledged();
     int64_t end = turn.session().position + prompt;
     if (durability == Durability::kToken) {

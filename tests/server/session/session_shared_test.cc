@@ -47,7 +47,9 @@ class SharedTest : public testing::Test {
   static std::unique_ptr<Turn> Begin(SessionManager& manager, TurnSpec spec) {
     auto begun = manager.BeginTurn(std::move(spec));
     EXPECT_OK(begun);
-    return begun.ok() ? std::move(begun->turn) : nullptr;
+    if (!begun.ok()) return nullptr;
+    EXPECT_OK(begun->turn->AwaitBegun());
+    return std::move(begun->turn);
   }
   static absl::Status Say(SessionManager& manager, const std::string& id, std::vector<int32_t> ids) {
     auto begun = manager.BeginTurn(Spec(id, std::move(ids)));

@@ -119,7 +119,9 @@ class SessionTest : public testing::Test {
   std::unique_ptr<Turn> Begin(TurnSpec spec) {
     auto begun = manager_->BeginTurn(std::move(spec));
     EXPECT_OK(begun);
-    return begun.ok() ? std::move(begun->turn) : nullptr;
+    if (!begun.ok()) return nullptr;
+    EXPECT_OK(begun->turn->AwaitBegun());
+    return std::move(begun->turn);
   }
   // A whole turn: prompt, `generated` more ids, finish.
   void Say(const std::string& id, std::vector<int32_t> prompt, std::vector<int32_t> generated,

@@ -1,5 +1,7 @@
 #include "tests/server/store/memory_store.h"
 
+#include <algorithm>
+
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "server/store/record_format.h"
@@ -28,6 +30,12 @@ void MemoryStore::FailCommits(int count, absl::Status status) {
   absl::MutexLock lock(&mu_);
   fail_count_ = count;
   fail_status_ = std::move(status);
+}
+
+void MemoryStore::FailWrite(absl::Status status, std::function<bool(const SessionWrite& write, bool sync)> which) {
+  absl::MutexLock lock(&mu_);
+  fail_status_ = std::move(status);
+  fails_ = std::move(which);
 }
 
 void MemoryStore::DamageLog(int64_t position) {
@@ -63,7 +71,11 @@ std::vector<absl::Status> MemoryStore::Commit(std::span<const SessionWrite> writ
   if (!writes.empty()) group_sizes_.push_back(writes.size());
   syncs_ += sync;
   const bool fail = fail_count_ > 0 && fail_count_-- > 0;
-  for (const auto& w : writes) out.push_back(fail ? fail_status_ : Apply(w));
+  for (const auto& w : writes) {
+    const bool fails = fails_ != nullptr && fails_(w, sync);
+    if (fails) fails_ = nullptr;
+    out.push_back(fail || fails ? fail_status_ : Apply(w));
+  }
   return out;
 }
 
@@ -116,6 +128,16 @@ absl::Status MemoryStore::Apply(const SessionWrite& w) {
     it->second.ids.insert(it->second.ids.end(), w.ids.begin(), w.ids.end());
   }
   for (const auto& [id, record] : w.requests) requests_[{w.key.uid, id}] = record;
+  if (w.kept_logs) {
+    for (auto& [branch, log] : data.logs) {
+      if (branch >= w.kept_logs->below) break;
+      const auto kept = w.kept_logs->logs.find(branch);
+      int64_t end = std::max(log.start, kept == w.kept_logs->logs.end() ? 0 : kept->second);
+      while (end < log.end() && Referred(StoreReference::Kind::kLog, w.key.uid, branch, end + 1)) ++end;
+      if (end < log.end()) log.ids.resize(static_cast<size_t>(end - log.start));
+    }
+    std::erase_if(data.logs, [](const auto& log) { return log.second.ids.empty(); });
+  }
   if (w.references) {
     data.references = *w.references;
     Collect();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -21,6 +22,8 @@ class MemoryStore final : public SessionStore {
   void WaitUntilCommitWaits();  // for a commit that waits since Hold(true)
   // The next commit's writes fail with this, applying nothing.
   void FailCommits(int count, absl::Status status);
+  // The next write of which this is true fails with this; those beside it do not.
+  void FailWrite(absl::Status status, std::function<bool(const SessionWrite& write, bool sync)> which);
   // Reads of a log at this position are DATA_LOSS from now on; 0: no longer.
   void DamageLog(int64_t position);
   int64_t commits() const;
@@ -74,6 +77,7 @@ class MemoryStore final : public SessionStore {
   bool waiting_ ABSL_GUARDED_BY(mu_) = false;
   int fail_count_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Status fail_status_ ABSL_GUARDED_BY(mu_);
+  std::function<bool(const SessionWrite&, bool)> fails_ ABSL_GUARDED_BY(mu_);
   int64_t damaged_position_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t syncs_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<size_t> group_sizes_ ABSL_GUARDED_BY(mu_);

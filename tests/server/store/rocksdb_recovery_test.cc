@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "model/base/strings.h"
 #include "server/store/rocksdb_repair.h"
 #include "server/store/rocksdb_store.h"
 #include "tests/server/store/crash_file_system.h"
@@ -86,8 +87,8 @@ class LogTest : public testing::TestWithParam<size_t> {
     ASSERT_EQ(log_.filename(), log.filename());
     ASSERT_GT(bytes_.size(), before_ + 512);
   }
-  // Opens a copy with this log.
-  absl::StatusOr<int64_t> CountWith(std::string_view log) {
+  // Opens a copy with this log. Where it is refused, the message holds `says`.
+  absl::StatusOr<int64_t> CountWith(std::string_view log, const std::string& says = "") {
     TempDir copy;
     CopyStore(dir_.path(), copy.path());
     const fs::path path = fs::path(copy.path()) / "rocksdb" / log_.filename();
@@ -97,7 +98,7 @@ class LogTest : public testing::TestWithParam<size_t> {
       EXPECT_EQ(Read(path), log) << "what is refused is left as it was";
       EXPECT_THAT(store.status(),
                   StatusIs(StatusCode::kDataLoss, AllOf(HasSubstr(log_.filename().string()), HasSubstr(copy.path()),
-                                                        HasSubstr("--repair_store"))));
+                                                        HasSubstr("--repair_store"), HasSubstr(says))));
       return store.status();
     }
     for (uint64_t uid = 1; uid <= kSessions; ++uid) {
@@ -105,6 +106,18 @@ class LogTest : public testing::TestWithParam<size_t> {
     }
     EXPECT_OK(Create(**store, 99, Ids(1)));
     return *(*store)->Count() - 1;
+  }
+
+  // Where the piece of a record begins that this byte is in, by the lengths in the log.
+  size_t PieceAround(size_t at) const {
+    constexpr size_t kBlock = 32768, kHeader = 7;
+    size_t piece = 0;
+    for (size_t next = 0; next <= at;) {
+      piece = next;
+      next += kHeader + static_cast<uint8_t>(bytes_[next + 4]) + 256 * static_cast<uint8_t>(bytes_[next + 5]);
+      if (next % kBlock > kBlock - kHeader) next += kBlock - next % kBlock;
+    }
+    return piece;
   }
 
   TempDir dir_;
@@ -134,10 +147,11 @@ TEST_P(LogTest, ATornLastRecordIsNoDamage) {
 }
 
 TEST_P(LogTest, DamageBeforeOrInADurableRecordIsRefused) {
+  const std::string name = log_.filename().string();
   for (const size_t at : {before_ / 3, before_ + 100, bytes_.size() - 20}) {
     std::string flipped = bytes_;
     flipped[at] = static_cast<char>(flipped[at] ^ 4);
-    EXPECT_FALSE(CountWith(flipped).ok()) << at;
+    EXPECT_FALSE(CountWith(flipped, StrCat(name, " does not read at byte ", PieceAround(at), ";")).ok()) << at;
     // Zeros behind do not make it a tail.
     if (at < before_) {
       EXPECT_FALSE(CountWith(flipped + std::string(5000, '\0')).ok()) << at;
@@ -145,7 +159,10 @@ TEST_P(LogTest, DamageBeforeOrInADurableRecordIsRefused) {
   }
   std::string hole = bytes_;
   std::fill_n(hole.begin() + 1024, 512, '\0');
-  EXPECT_FALSE(CountWith(hole).ok());
+  hole[1023] = hole[1536] = 'x';  // as of the records around it
+  const std::string says =
+      StrCat(name, " does not read at byte ", PieceAround(1024), " (bytes 1024 to 1535 are zeros);");
+  EXPECT_FALSE(CountWith(hole, says).ok());
 }
 
 // In one block of the log, and in several: RocksDB writes a record that crosses blocks of 32 KiB in pieces.

@@ -268,6 +268,39 @@ TEST_P(SessionStoreTest, WhatIsReferredToOutlivesItsSession) {
   EXPECT_THAT(*store_->ReadLog({"parent", 9}, 0, 1, 1), ElementsAre(7));
 }
 
+TEST_P(SessionStoreTest, OfFormerBranchesWhatIsKeptOrReferredToStays) {
+  ASSERT_OK(Commit(Create("a", 1)));
+  for (const int64_t branch : {0, 1, 2, 3, 4}) ASSERT_OK(Commit(Append("a", 1, 0, Iota(9000), branch)));
+  SessionWrite fork = Create("child", 2);
+  fork.references = {LogOf("a", 1, 1, 5000)};
+  ASSERT_OK(Commit(fork));
+  SessionWrite trim;
+  trim.key = {"a", 1};
+  trim.kept_logs = {.below = 4, .logs = {{0, 4000}, {1, 10}}};
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_OK(Commit(trim));
+    // By whole segments.
+    EXPECT_THAT(*store_->LogEnd({"a", 1}, 0), testing::AllOf(testing::Ge(4000), testing::Le(4096)));
+    EXPECT_EQ(*store_->ReadLog({"a", 1}, 0, 1, 4000), Iota(4000));
+    EXPECT_THAT(*store_->LogEnd({"a", 1}, 1), testing::AllOf(testing::Ge(5000), testing::Le(8192)));
+    EXPECT_EQ(*store_->ReadLog({"a", 1}, 1, 1, 5000), Iota(5000));
+    EXPECT_EQ(*store_->LogEnd({"a", 1}, 2), 0);
+    EXPECT_EQ(*store_->LogEnd({"a", 1}, 3), 0);
+    EXPECT_EQ(*store_->ReadLog({"a", 1}, 4, 1, 9000), Iota(9000)) << "the present one";
+  }
+  // What is gone cannot be referred to, in the same group either.
+  SessionWrite late = Create("late", 3);
+  late.references = {LogOf("a", 1, 0, 3000)};
+  trim.kept_logs = {.below = 4, .logs = {}};
+  const std::vector<SessionWrite> group = {trim, late};
+  EXPECT_THAT(store_->Commit(group, true)[1], StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 0), 0);
+  ASSERT_OK(Commit(Remove("child", 2)));
+  ASSERT_OK(Commit(trim));
+  EXPECT_EQ(*store_->LogEnd({"a", 1}, 1), 0);
+  ASSERT_OK(Commit(Append("a", 1, 9000, {7}, 4)));
+}
+
 TEST_P(SessionStoreTest, ReferencesAreReplacedAndMustLeadSomewhere) {
   ASSERT_OK(Commit(Create("a", 1)));
   ASSERT_OK(Commit(Append("a", 1, 0, {1, 2, 3})));
