@@ -98,10 +98,10 @@ void CudaSlotRunner::Absorb(std::span<const int32_t> slots, std::span<const int3
     AppendToTokens(slot, ids.subspan(i, 1));
     slot.ring_valid = slot.owes_draw = false;
     if (slot.position % config_.stride != 0) continue;
-    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, 0);
+    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kKnown, {});
     BeginWrite(slots[i], Ids::kKnown);
   }
-  FinishWrites(Ids::kKnown, 0);
+  FinishWrites(Ids::kKnown, {});
   Refresh(slots);
 }
 
