@@ -66,13 +66,15 @@ class CudaSlotRunner final : public AsyncRunner {
   struct WriteMode {
     int blocks = 0, spare = 0;
   };
-  // Beside the window (measured on an H200 under `hop`, where the next step waits for them): a few writes are one
-  // kernel for all layers on some of the multiprocessors; more of them are kernels that come and go between the
-  // window's, which miss fewer multiprocessors.
-  WriteMode WritesBeside(size_t count) const {
+  // Beside the window, of a step of so many sessions (measured on an H200): a few writes are one kernel for all layers
+  // on some of the multiprocessors; more of them are kernels that come and go between the window's. Under `hop`, where
+  // the next step waits for them, all steps of so many sessions do the same: a kernel that wants multiprocessors for
+  // itself waits long for them after the others.
+  WriteMode WritesBeside(size_t count, size_t sessions) const {
+    constexpr size_t kFew = 8;
     if (!KeepsTokens() && count <= kMaxWritePassWrites) return {.blocks = 32, .spare = 32};
-    if (count <= 8) return {.blocks = 48, .spare = 48};
-    return {.blocks = WritePass::kApart, .spare = count <= kMaxWritePassWrites ? 24 : 0};
+    if (count <= kFew && sessions <= kFew * static_cast<size_t>(config_.stride)) return {.blocks = 48, .spare = 48};
+    return {.blocks = WritePass::kApart, .spare = 4};
   }
 
   struct Slot {
@@ -123,8 +125,9 @@ class CudaSlotRunner final : public AsyncRunner {
     std::vector<int32_t> tokens;
     std::span<std::byte> to;
   };
-  // The device's times of one step in kTimedEvery, which is the only one to be timed.
-  static constexpr int64_t kTimedEvery = 16;
+  // The device's times of one step in kTimedEvery, which is the only one to be timed: no multiple of the stride, whose
+  // steps would all be alike, and so many that what the events cost does not show.
+  static constexpr int64_t kTimedEvery = 101;
   struct Timing {
     int64_t step = 0;  // the one being timed
     bool window_begun = false, writes_ended = false;

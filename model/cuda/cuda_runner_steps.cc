@@ -152,10 +152,10 @@ int64_t CudaSlotRunner::Queue(std::span<const Item> items, std::span<Part> parts
   for (const size_t i : ending_) with_write += parts[i].drawn ? 1 : 0;
   const bool alone = step.drawn.size() == with_write;  // nothing runs beside the writes
   for (const size_t i : ending_) {
-    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kOfRing, WritesBeside(ending_.size()));
+    if (writes_.size() == WritePass::kMaxWrites) FinishWrites(Ids::kOfRing, WritesBeside(ending_.size(), items.size()));
     BeginWrite(items[i].slot, Ids::kOfRing);
   }
-  FinishWrites(Ids::kOfRing, alone ? WriteMode() : WritesBeside(ending_.size()));
+  FinishWrites(Ids::kOfRing, alone ? WriteMode() : WritesBeside(ending_.size(), items.size()));
   DrawItems(items, step);
   AwaitWrites(wide_batch_);  // what was ingested before is part of the step: nobody may queue a whole prompt ahead
   step.done.Record(stream_);

@@ -50,7 +50,7 @@ struct LinearCall {
   const void* x;  // [rows, ldx] of the weights' type; columns from k on are zero
   int64_t ldx;
   int rows;
-  void* y;  // [rows, ldy]
+  void* y;  // [rows, ldy]; what pads a row may be overwritten
   int64_t ldy;
   bool float_output;      // else of the weights' type
   const float* residual;  // [rows, ldy] or null; may be y
