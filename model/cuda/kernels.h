@@ -76,13 +76,15 @@ struct Addends {
   int count = 0;               // 0: nothing is left, the product is complete
 };
 inline constexpr int kMaxAddends = kChunks;
-// RunLinear, or, where few tiles would leave the device idle, addends with rows as long as y's in `room`, and neither
-// y, bias nor residual is touched. Split rows have to be split already. On compute capability 9.0 alone.
+// Memory that is free until the reader is done. A product that might need more is done whole.
 struct AddendRoom {
   float* at;
   int64_t floats;
 };
-inline constexpr int64_t kAddendRoomBytes = 16 << 20;  // enough for all products that need it on 132 multiprocessors
+inline constexpr int64_t kAddendRoomBytes = 16 << 20;  // eight addends of 512 rows of 1,024 outputs
+// RunLinear, or, where few tiles would leave the device idle, addends with rows as long as y's in `room`, and neither
+// y, bias nor residual is touched. Split rows have to be split already. The second happens where CanLeaveAddends, on
+// compute capability 9.0.
 bool CanLeaveAddends();
 Addends RunLinearApart(const Linear& linear, const LinearCall& call, const AddendRoom& room, cudaStream_t stream);
 // y[:rows, :n] = the sums, for readers that would add them up many times over. n is rounded up to a multiple of 4.

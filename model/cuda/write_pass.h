@@ -26,8 +26,9 @@ class WritePass {
   // `ids`: of the writes' token rows, at most m a write, where Write::ids_at counts. Waits for nothing; the spans may
   // be reused as soon as this returns.
   void Run(std::span<const Write> writes, std::span<const int32_t> ids, const SlotMemory& slots);
-  // Of ids in the slots' rings; Write::ids_at counts in all of them. Few writes take `blocks` multiprocessors, 0: all,
-  // kApart: a kernel for each part, which leaves room for others.
+  // Of ids in the slots' rings; Write::ids_at counts in all of them. Few writes are one kernel on `blocks`
+  // multiprocessors; kApart: a kernel for each part, which leaves room for others; 0: nothing else runs, whichever is
+  // done sooner.
   static constexpr int kApart = -1;
   void Run(std::span<const Write> writes, const IdRings& rings, const SlotMemory& slots, int blocks);
 
