@@ -5,6 +5,8 @@
 // the shared memory of a cluster takes longer than all the rest: what reads the outputs adds them up, in passing.
 #include "model/cuda/gemm_apart.h"
 
+#include <type_traits>
+
 #include "model/cuda/chain.cuh"
 #include "model/cuda/tensor_core.cuh"
 #include "model/cuda/tensor_map.h"
@@ -28,8 +30,12 @@ struct ApartShape {
   static constexpr int kShared = kBarriersAt + 2 * kStages * 8;
 };
 
+constexpr int kStepsOfSlab = kSlab / 16;
+// Of 16 columns, of a piece, where a kernel is compiled for so many; else a piece has whole slabs, or neither.
+constexpr int kWholeSlabs = 0, kAnySteps = -1;
+
 // kApart blocks a tile; the tiles of the same outputs are neighbours and share weights.
-template <typename Shape, typename E>
+template <typename Shape, int kSteps, typename E>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     LinearApartKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x, int k,
                       int rows, int n, float* to, int64_t stride, int64_t ld) {
@@ -84,36 +90,65 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     return;
   }
   float sum[kPieces][kN / 2] = {};
-  const int steps = k / kChunks / 16;
-  int step = 0, last = -1;  // of 16 columns; the stage before
+  const int steps = k / kChunks / 16;  // of 16 columns, of a piece
+  int last = -1;                       // the stage before
   uint64_t a = 0, b = 0;
+  const auto begin_slab = [&] {
+    WaitFor(full + stage * 8, parity);
+    a = Descriptor(stages + stage * Shape::kStageBytes);
+    b = Descriptor(stages + stage * Shape::kStageBytes + Shape::kRowsBytes);
+  };
+  const auto end_slab = [&] {
+    CommitWgmma();
+    if (slabs > kStages) {
+      WaitWgmma<1>();  // of the slab before
+      if (last >= 0 && lane == 0) Arrive(empty + last * 8);
+    }
+    last = stage;
+    advance();
+  };
+  const auto multiply = [&](float(&of)[kN / 2], int step, int add) {
+    constexpr uint64_t kLowRows = kRows * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
+    const int at = step % kStepsOfSlab * 2;
+    WgmmaStep<E>(of, a + at, b + at, add);
+    if constexpr (kPlanes == 2) {
+      WgmmaStep<E>(of, a + kLowRows + at, b + at, 1);
+      WgmmaStep<E>(of, a + at, b + kLowWeights + at, 1);
+    }
+  };
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) Pin(sum[piece]);
   FenceWgmma();
+  // The steps of a slab one after the other in the code: of a loop's, each would wait for the one before to end.
+  if constexpr (kSteps > 0) {
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
+    for (int step = 0; step < kPieces * kSteps; ++step) {
+      if (step % kStepsOfSlab == 0) begin_slab();
+      multiply(sum[step / kSteps], step, step % kSteps > 0 ? 1 : 0);
+      if (step % kStepsOfSlab == kStepsOfSlab - 1) end_slab();
+    }
+  } else if constexpr (kSteps == kWholeSlabs) {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
 #pragma unroll 1
-    for (int i = 0; i < steps; ++i, ++step) {
-      if (step % (kSlab / 16) == 0) {
-        if (step > 0) {
-          CommitWgmma();
-          if (slabs > kStages) {
-            WaitWgmma<1>();  // of the slab before
-            if (last >= 0 && lane == 0) Arrive(empty + last * 8);
-          }
-          last = stage;
-          advance();
-        }
-        WaitFor(full + stage * 8, parity);
-        a = Descriptor(stages + stage * Shape::kStageBytes);
-        b = Descriptor(stages + stage * Shape::kStageBytes + Shape::kRowsBytes);
+      for (int slab = 0; slab < steps / kStepsOfSlab; ++slab) {
+        begin_slab();
+#pragma unroll
+        for (int i = 0; i < kStepsOfSlab; ++i) multiply(sum[piece], i, slab + i > 0 ? 1 : 0);
+        end_slab();
       }
-      constexpr uint64_t kLowRows = kRows * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
-      const int at = step % (kSlab / 16) * 2;
-      WgmmaStep<E>(sum[piece], a + at, b + at, i > 0 ? 1 : 0);
-      if constexpr (kPlanes == 2) {
-        WgmmaStep<E>(sum[piece], a + kLowRows + at, b + at, 1);
-        WgmmaStep<E>(sum[piece], a + at, b + kLowWeights + at, 1);
+    }
+  } else {
+    int step = 0;
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+#pragma unroll 1
+      for (int i = 0; i < steps; ++i, ++step) {
+        if (step % kStepsOfSlab == 0) {
+          if (step > 0) end_slab();
+          begin_slab();
+        }
+        multiply(sum[piece], step, i > 0 ? 1 : 0);
       }
     }
   }
@@ -150,10 +185,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #endif
 }
 
-template <typename Shape, typename E>
+template <typename Shape, int kSteps, typename E>
 int Launch(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx, int rows, float* to, int64_t stride,
            int64_t ld, cudaStream_t stream) {
-  const auto kernel = LinearApartKernel<Shape, E>;
+  const auto kernel = LinearApartKernel<Shape, kSteps, E>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
   CheckCuda(raised, "raising the shared memory of LinearApart");
@@ -189,7 +224,15 @@ int LinearApart(const Linear& linear, const void* x, int64_t x_plane, int64_t ld
                 int64_t stride, int64_t ld, cudaStream_t stream) {
   const auto launch = [&](auto shape, auto number) {
     using E = decltype(number);
-    return Launch<decltype(shape), E>(linear, static_cast<const E*>(x), x_plane, ldx, rows, to, stride, ld, stream);
+    using Shape = decltype(shape);
+    const auto launch_steps = [&](auto steps) {
+      return Launch<Shape, decltype(steps)::value, E>(linear, static_cast<const E*>(x), x_plane, ldx, rows, to, stride,
+                                                      ld, stream);
+    };
+    const int steps = linear.k / kChunks / 16;
+    if (steps == 6) return launch_steps(std::integral_constant<int, 6>());  // k = 768
+    if (steps % kStepsOfSlab == 0) return launch_steps(std::integral_constant<int, kWholeSlabs>());
+    return launch_steps(std::integral_constant<int, kAnySteps>());
   };
   const auto of_short = [&](auto number) {
     if (blocks == 2) return launch(ApartShape<1, kOutputs, 2>(), number);

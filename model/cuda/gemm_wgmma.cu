@@ -25,6 +25,7 @@ struct WgmmaShape {
   static constexpr int kPlanes = kPlanes_, kN = kN_, kStages = kStages_;
   static constexpr int kM = 64 * kWarpgroups_;
   static constexpr int kBlocks = kBlocks_;             // of a multiprocessor
+  static constexpr int kTogether = kN <= 64 && kBlocks <= 2 ? 2 : 1;  // pieces in registers
   static constexpr int kConsumers = 4 * kWarpgroups_;  // warps
   // Two sets of 96 sums take more registers than an even share, so the other warps must give some of theirs, which
   // takes a whole warpgroup of them.
@@ -236,13 +237,18 @@ __device__ __forceinline__ void StoreInBackground(const Epilogue<T>& epilogue, c
 // Blocks take tiles by turns, the tiles of the same outputs one after the other: blocks that run together share
 // weights. With `tickets`, a counter that is zero before and after, a block takes its next tile when it is done with
 // one, so that blocks that find no multiprocessor at once hold nothing up.
-template <typename Shape, typename T>
+constexpr int kStepsOfSlab = kSlab / 16;
+// Of 16 columns, of a piece, where a kernel is compiled for so many; else a piece has whole slabs, or neither.
+constexpr int kWholeSlabs = 0, kAnySteps = -1;
+
+template <typename Shape, int kSteps, typename T>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     LinearWgmmaKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
                       const __grid_constant__ CUtensorMap to, int k, uint32_t* tickets, Epilogue<T> epilogue) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using E = WeightOf<T>;
   constexpr int kPlanes = Shape::kPlanes, kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
+  constexpr int kTogether = kSteps == kAnySteps ? 1 : Shape::kTogether;
   extern __shared__ __align__(1024) std::byte wgmma_shared[];  // the swizzle wants the 1024
   const uint32_t stages = SharedAddress(wgmma_shared);
   const uint32_t full = stages + Shape::kBarriersAt, empty = full + kStages * 8;
@@ -324,8 +330,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       return tile_of[stage];
     };
     for (int tile = blockIdx.x; tile < tiles; tile = next_of(tile)) {
-      float sum[kN / 2] = {}, total[kN / 2] = {};
-      int left = steps, add = 0, last = -1;
+      float sum[kTogether][kN / 2] = {}, total[kN / 2] = {};
+      int last = -1;  // the stage before, to be released
+      uint64_t a = 0, b = 0;
       float2 own_bias = {};
       if constexpr (Shape::kInBackground) {
         const int j = tile / row_tiles * kN + static_cast<int>(threadIdx.x) % 128;
@@ -333,42 +340,100 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
           own_bias = {epilogue.bias[min(j, epilogue.n - 1)], epilogue.bias[min(j + 128, epilogue.n - 1)]};
         }
       }
-      for (int from = 0; from < k; from += kSlab) {
+      const auto begin_slab = [&] {
         WaitFor(full + stage * 8, parity);
         const uint32_t rows_at = stages + stage * Shape::kStageBytes;
-        const uint64_t a = Descriptor(rows_at + warp / 4 * 64 * kSlabRowBytes);
-        const uint64_t b = Descriptor(rows_at + Shape::kRowsBytes);
-        constexpr uint64_t kLowRows = kM * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
-        Pin(sum);
-        FenceWgmma();
-#pragma unroll
-        for (int i = 0; i < kSlab / 16; ++i) {
-          WgmmaStep<E>(sum, a + 2 * i, b + 2 * i, add);
-          if constexpr (kPlanes == 2) {
-            WgmmaStep<E>(sum, a + kLowRows + 2 * i, b + 2 * i, 1);
-            WgmmaStep<E>(sum, a + 2 * i, b + kLowWeights + 2 * i, 1);
-          }
-          add = 1;
-          if (--left == 0) {  // the end of the piece
-            left = steps;
-            add = 0;
-            CommitWgmma();
-            WaitWgmma<0>();
-            Pin(sum);
-#pragma unroll
-            for (int e = 0; e < kN / 2; ++e) total[e] += sum[e];
-            Pin(sum);
-            FenceWgmma();
-          }
-        }
+        a = Descriptor(rows_at + warp / 4 * 64 * kSlabRowBytes);
+        b = Descriptor(rows_at + Shape::kRowsBytes);
+      };
+      const auto end_slab = [&] {
         CommitWgmma();
         WaitWgmma<1>();  // of the slab before
         if (last >= 0) release(last);
         last = stage;
         advance();
+      };
+      const auto multiply = [&](float(&of)[kN / 2], int step, int add) {
+        constexpr uint64_t kLowRows = kM * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
+        const int at = step % kStepsOfSlab * 2;
+        WgmmaStep<E>(of, a + at, b + at, add);
+        if constexpr (kPlanes == 2) {
+          WgmmaStep<E>(of, a + kLowRows + at, b + at, 1);
+          WgmmaStep<E>(of, a + at, b + kLowWeights + at, 1);
+        }
+      };
+      const auto begin_pieces = [&] {
+#pragma unroll
+        for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
+        FenceWgmma();
+      };
+      const auto add_pieces = [&](int count) {
+        CommitWgmma();
+        WaitWgmma<0>();
+#pragma unroll
+        for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
+#pragma unroll
+        for (int piece = 0; piece < kTogether; ++piece) {
+          if (piece == count) break;
+#pragma unroll
+          for (int e = 0; e < kN / 2; ++e) total[e] += sum[piece][e];
+        }
+      };
+      // The steps of a slab one after the other in the code: of a loop's, or with branches between them, each would wait
+      // for the one before to end.
+      if constexpr (kSteps > 0) {
+        constexpr int kGroup = kSteps % kStepsOfSlab == 0 ? kSteps : 2 * kSteps;  // steps of pieces with whole slabs
+        static_assert(kGroup % kStepsOfSlab == 0 && kGroup % (kTogether * kSteps) == 0);
+#pragma unroll 1
+        for (int from = 0; from < k; from += 16 * kGroup) {
+#pragma unroll
+          for (int step = 0; step < kGroup; ++step) {
+            const int piece = step / kSteps % kTogether;
+            if (step % kStepsOfSlab == 0) begin_slab();
+            if (piece == 0 && step % kSteps == 0) begin_pieces();
+            multiply(sum[piece], step, step % kSteps > 0 ? 1 : 0);
+            if (piece == kTogether - 1 && step % kSteps == kSteps - 1) add_pieces(kTogether);
+            if (step % kStepsOfSlab == kStepsOfSlab - 1) end_slab();
+          }
+        }
+      } else if constexpr (kSteps == kWholeSlabs) {
+#pragma unroll 1
+        for (int from = 0; from < kChunks; from += kTogether) {
+          begin_pieces();
+#pragma unroll
+          for (int piece = 0; piece < kTogether; ++piece) {
+#pragma unroll 1
+            for (int slab = 0; slab < steps / kStepsOfSlab; ++slab) {
+              begin_slab();
+#pragma unroll
+              for (int i = 0; i < kStepsOfSlab; ++i) multiply(sum[piece], i, slab + i > 0 ? 1 : 0);
+              end_slab();
+            }
+          }
+          add_pieces(kTogether);
+        }
+      } else {
+        int left = steps, add = 0;
+        for (int from = 0; from < k; from += kSlab) {
+          begin_slab();
+          begin_pieces();
+#pragma unroll
+          for (int i = 0; i < kStepsOfSlab; ++i) {
+            multiply(sum[0], i, add);
+            add = 1;
+            if (--left == 0) {  // the end of the piece
+              left = steps;
+              add = 0;
+              add_pieces(1);
+              begin_pieces();
+            }
+          }
+          end_slab();
+        }
       }
       WaitWgmma<0>();
-      Pin(sum);
+#pragma unroll
+      for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
       release(last);
       const int row = tile % row_tiles * kM + warp * 16, j0 = tile / row_tiles * kN;
       if constexpr (Shape::kInBackground) {
@@ -404,10 +469,10 @@ bool CanStoreInBackground(const Epilogue<T>& epilogue) {
          (epilogue.residual == nullptr || (floats && epilogue.residual == epilogue.y));
 }
 
-template <typename Shape, typename T>
-void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
+template <typename Shape, int kSteps, typename T>
+void LaunchSteps(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
                  int spare, uint32_t* tickets, cudaStream_t stream) {
-  const auto kernel = LinearWgmmaKernel<Shape, T>;
+  const auto kernel = LinearWgmmaKernel<Shape, kSteps, T>;
   static const cudaError_t raised =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kShared);
   CheckCuda(raised, "raising the shared memory of LinearWgmma");
@@ -420,6 +485,19 @@ void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, in
   const int blocks = std::min(tiles, (Multiprocessors() - spare) * Shape::kBlocks);
   LaunchChained(kernel, blocks, Shape::kThreads, Shape::kShared, stream, "launching a matrix product", weight_map,
                 x_map, to, linear.k, tiles > blocks ? tickets : nullptr, epilogue);
+}
+
+template <typename Shape, typename T>
+void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
+                 int spare, uint32_t* tickets, cudaStream_t stream) {
+  const int steps = linear.k / kChunks / 16;
+  if (steps == 6) {  // k = 768
+    LaunchSteps<Shape, 6>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+  } else if (steps % kStepsOfSlab == 0) {
+    LaunchSteps<Shape, kWholeSlabs>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+  } else {
+    LaunchSteps<Shape, kAnySteps>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+  }
 }
 
 // Rows x outputs that a block makes at a time. Of the smallest tiles three share a multiprocessor, or two, or one has
