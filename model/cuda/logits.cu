@@ -162,6 +162,7 @@ __global__ void __launch_bounds__(kThreads)
                   int ids_a_block, RowLogprobs* __restrict__ out) {
   if constexpr (kCanRun<kCluster>) {
     extern __shared__ __align__(16) unsigned char memory[];
+    AwaitPrevious();
     const Blocks<kCluster> blocks;
     const int index = static_cast<int>(blockIdx.x) / blocks.count(), first = blocks.rank() * ids_a_block;
     const LogprobAsk ask = asks[index];

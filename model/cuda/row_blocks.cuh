@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 
 namespace smt::cuda {
@@ -125,8 +126,8 @@ inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
   // Two blocks of a multiprocessor hide each other's waiting.
   if (blocks < most && rows > device.processors / 2) blocks *= 2;
   const bool held = ids_a_block(blocks) <= held_ids;
-  // A block on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
-  while (blocks < most && 2 * blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
+  // Two blocks on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
+  while (blocks < most && blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
   if (held) bytes += sizeof(float) * static_cast<size_t>(ids_a_block(blocks));
   return {rows, blocks, ids_a_block(blocks), held, bytes};
 }
@@ -141,21 +142,13 @@ void RaiseSharedMemory(Kernels... kernels) {
   (raise(kernels), ...);
 }
 
+// The kernel awaits those before it (chain.cuh).
 template <typename... Parameters, typename... Arguments>
 void LaunchRows(const RowLaunch& launch, cudaStream_t stream, const char* what, void (*kernel)(Parameters...),
                 Arguments... arguments) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(launch.rows * launch.blocks);
-  config.blockDim = static_cast<unsigned>(launch.threads);
-  config.dynamicSmemBytes = launch.bytes;
-  config.stream = stream;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(launch.blocks);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  config.attrs = &cluster;
-  config.numAttrs = launch.blocks > 1 ? 1 : 0;
-  CheckCuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), what);
+  LaunchChainedClusters(kernel, static_cast<unsigned>(launch.blocks),
+                        static_cast<unsigned>(launch.rows * launch.blocks), static_cast<unsigned>(launch.threads),
+                        launch.bytes, stream, what, arguments...);
 }
 
 }  // namespace smt::cuda

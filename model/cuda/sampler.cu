@@ -300,6 +300,7 @@ __global__ void __launch_bounds__(kDrawThreads, 2)
                int32_t* __restrict__ ids, int32_t* __restrict__ last) {
   if constexpr (kCanRun<kCluster>) {
     extern __shared__ __align__(16) unsigned char memory[];
+    AwaitPrevious();
     const Blocks<kCluster> blocks;
     const int index = static_cast<int>(blockIdx.x) / blocks.count(), first = blocks.rank() * ids_a_block;
     Shared& s = *reinterpret_cast<Shared*>(memory);
