@@ -18,6 +18,8 @@ class DeviceMemory {
     if (bytes == 0) return;
     CheckCuda(cudaMalloc(&data_, bytes), "allocating device memory");
     CheckCuda(cudaMemset(data_, 0, bytes), "clearing device memory");
+    // Which other streams do not wait for.
+    CheckCuda(cudaStreamSynchronize(cudaStreamLegacy), "clearing device memory");
   }
   DeviceMemory(DeviceMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

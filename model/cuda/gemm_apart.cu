@@ -5,8 +5,6 @@
 // the shared memory of a cluster takes longer than all the rest: what reads the outputs adds them up, in passing.
 #include "model/cuda/gemm_apart.h"
 
-#include <type_traits>
-
 #include "model/cuda/chain.cuh"
 #include "model/cuda/tensor_core.cuh"
 #include "model/cuda/tensor_map.h"
@@ -30,10 +28,6 @@ struct ApartShape {
   static constexpr int kShared = kBarriersAt + 2 * kStages * 8;
 };
 
-constexpr int kStepsOfSlab = kSlab / 16;
-// Of 16 columns, of a piece, where a kernel is compiled for so many; else a piece has whole slabs, or neither.
-constexpr int kWholeSlabs = 0, kAnySteps = -1;
-
 // kApart blocks a tile; the tiles of the same outputs are neighbours and share weights.
 template <typename Shape, int kSteps, typename E>
 __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -50,16 +44,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int row_tiles = (rows + kRows - 1) / kRows;
   const int row0 = tile % row_tiles * kRows, j0 = tile / row_tiles * kN;
   const int columns = k / kApart, first = rank * columns, slabs = (columns + kSlab - 1) / kSlab;
-  if (threadIdx.x == 0) {
-    if (stages % 1024 != 0) __trap();
-    for (int i = 0; i < kStages; ++i) {
-      InitBarrier(full + i * 8, 1);
-      InitBarrier(empty + i * 8, kConsumers);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  }
-  __syncthreads();
+  InitRing<kStages>(stages, full, kConsumers);
   LetNextBegin();
   int stage = 0;
   uint32_t parity = 0;
@@ -90,8 +75,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     return;
   }
   float sum[kPieces][kN / 2] = {};
-  const int steps = k / kChunks / 16;  // of 16 columns, of a piece
-  int last = -1;                       // the stage before
+  int last = -1;  // the stage before
   uint64_t a = 0, b = 0;
   const auto begin_slab = [&] {
     WaitFor(full + stage * 8, parity);
@@ -107,55 +91,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     last = stage;
     advance();
   };
-  const auto multiply = [&](float(&of)[kN / 2], int step, int add) {
+  const auto multiply = [&](int piece, int step, int add) {
     constexpr uint64_t kLowRows = kRows * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
     const int at = step % kStepsOfSlab * 2;
-    WgmmaStep<E>(of, a + at, b + at, add);
+    WgmmaStep<E>(sum[piece], a + at, b + at, add);
     if constexpr (kPlanes == 2) {
-      WgmmaStep<E>(of, a + kLowRows + at, b + at, 1);
-      WgmmaStep<E>(of, a + at, b + kLowWeights + at, 1);
+      WgmmaStep<E>(sum[piece], a + kLowRows + at, b + at, 1);
+      WgmmaStep<E>(sum[piece], a + at, b + kLowWeights + at, 1);
     }
   };
+  const auto pin = [&] {
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) Pin(sum[piece]);
+    for (int piece = 0; piece < kPieces; ++piece) Pin(sum[piece]);
+  };
+  pin();
   FenceWgmma();
-  // The steps of a slab one after the other in the code: of a loop's, each would wait for the one before to end.
-  if constexpr (kSteps > 0) {
-#pragma unroll
-    for (int step = 0; step < kPieces * kSteps; ++step) {
-      if (step % kStepsOfSlab == 0) begin_slab();
-      multiply(sum[step / kSteps], step, step % kSteps > 0 ? 1 : 0);
-      if (step % kStepsOfSlab == kStepsOfSlab - 1) end_slab();
-    }
-  } else if constexpr (kSteps == kWholeSlabs) {
-#pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-#pragma unroll 1
-      for (int slab = 0; slab < steps / kStepsOfSlab; ++slab) {
-        begin_slab();
-#pragma unroll
-        for (int i = 0; i < kStepsOfSlab; ++i) multiply(sum[piece], i, slab + i > 0 ? 1 : 0);
-        end_slab();
-      }
-    }
-  } else {
-    int step = 0;
-#pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-#pragma unroll 1
-      for (int i = 0; i < steps; ++i, ++step) {
-        if (step % kStepsOfSlab == 0) {
-          if (step > 0) end_slab();
-          begin_slab();
-        }
-        multiply(sum[piece], step, i > 0 ? 1 : 0);
-      }
-    }
-  }
-  CommitWgmma();
+  ForPieces<kSteps, kPieces>(k / kChunks / 16, 1, begin_slab, multiply, end_slab, [] {});
   WaitWgmma<0>();
-#pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) Pin(sum[piece]);
+  pin();
   AwaitPrevious();  // nothing reads what is overwritten any more
   const int row = row0 + warp * 16 + lane / 4, j = j0 + lane % 4 * 2;
   const auto store = [&](const float(&of)[kN / 2], int addend) {
@@ -225,14 +178,10 @@ int LinearApart(const Linear& linear, const void* x, int64_t x_plane, int64_t ld
   const auto launch = [&](auto shape, auto number) {
     using E = decltype(number);
     using Shape = decltype(shape);
-    const auto launch_steps = [&](auto steps) {
+    return WithSteps(linear.k, [&](auto steps) {
       return Launch<Shape, decltype(steps)::value, E>(linear, static_cast<const E*>(x), x_plane, ldx, rows, to, stride,
                                                       ld, stream);
-    };
-    const int steps = linear.k / kChunks / 16;
-    if (steps == 6) return launch_steps(std::integral_constant<int, 6>());  // k = 768
-    if (steps % kStepsOfSlab == 0) return launch_steps(std::integral_constant<int, kWholeSlabs>());
-    return launch_steps(std::integral_constant<int, kAnySteps>());
+    });
   };
   const auto of_short = [&](auto number) {
     if (blocks == 2) return launch(ApartShape<1, kOutputs, 2>(), number);

@@ -24,9 +24,9 @@ template <int kPlanes_, int kWarpgroups_, int kN_, int kStages_, int kBlocks_>
 struct WgmmaShape {
   static constexpr int kPlanes = kPlanes_, kN = kN_, kStages = kStages_;
   static constexpr int kM = 64 * kWarpgroups_;
-  static constexpr int kBlocks = kBlocks_;             // of a multiprocessor
+  static constexpr int kBlocks = kBlocks_;                            // of a multiprocessor
   static constexpr int kTogether = kN <= 64 && kBlocks <= 2 ? 2 : 1;  // pieces in registers
-  static constexpr int kConsumers = 4 * kWarpgroups_;  // warps
+  static constexpr int kConsumers = 4 * kWarpgroups_;                 // warps
   // Two sets of 96 sums take more registers than an even share, so the other warps must give some of theirs, which
   // takes a whole warpgroup of them.
   static constexpr bool kGiveRegisters = kN > 128;
@@ -237,10 +237,6 @@ __device__ __forceinline__ void StoreInBackground(const Epilogue<T>& epilogue, c
 // Blocks take tiles by turns, the tiles of the same outputs one after the other: blocks that run together share
 // weights. With `tickets`, a counter that is zero before and after, a block takes its next tile when it is done with
 // one, so that blocks that find no multiprocessor at once hold nothing up.
-constexpr int kStepsOfSlab = kSlab / 16;
-// Of 16 columns, of a piece, where a kernel is compiled for so many; else a piece has whole slabs, or neither.
-constexpr int kWholeSlabs = 0, kAnySteps = -1;
-
 template <typename Shape, int kSteps, typename T>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     LinearWgmmaKernel(const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x,
@@ -248,23 +244,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using E = WeightOf<T>;
   constexpr int kPlanes = Shape::kPlanes, kM = Shape::kM, kN = Shape::kN, kStages = Shape::kStages;
-  constexpr int kTogether = kSteps == kAnySteps ? 1 : Shape::kTogether;
+  constexpr int kTogether = Shape::kTogether;
   extern __shared__ __align__(1024) std::byte wgmma_shared[];  // the swizzle wants the 1024
   const uint32_t stages = SharedAddress(wgmma_shared);
   const uint32_t full = stages + Shape::kBarriersAt, empty = full + kStages * 8;
   int* const tile_of = reinterpret_cast<int*>(wgmma_shared + Shape::kTilesAt);  // of a stage
   const int lane = threadIdx.x % kWarp, warp = __shfl_sync(0xffffffff, threadIdx.x / kWarp, 0);
   const int row_tiles = (epilogue.rows + kM - 1) / kM, tiles = row_tiles * ((epilogue.n + kN - 1) / kN);
-  if (threadIdx.x == 0) {
-    if (stages % 1024 != 0) __trap();
-    for (int i = 0; i < kStages; ++i) {
-      InitBarrier(full + i * 8, 1);
-      InitBarrier(empty + i * 8, Shape::kConsumers);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-  }
-  __syncthreads();
+  InitRing<kStages>(stages, full, Shape::kConsumers);
   LetNextBegin();
   int stage = 0;
   uint32_t parity = 0;
@@ -353,87 +340,36 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
         last = stage;
         advance();
       };
-      const auto multiply = [&](float(&of)[kN / 2], int step, int add) {
+      const auto multiply = [&](int piece, int step, int add) {
         constexpr uint64_t kLowRows = kM * kSlabRowBytes >> 4, kLowWeights = kN * kSlabRowBytes >> 4;
         const int at = step % kStepsOfSlab * 2;
-        WgmmaStep<E>(of, a + at, b + at, add);
+        WgmmaStep<E>(sum[piece], a + at, b + at, add);
         if constexpr (kPlanes == 2) {
-          WgmmaStep<E>(of, a + kLowRows + at, b + at, 1);
-          WgmmaStep<E>(of, a + at, b + kLowWeights + at, 1);
+          WgmmaStep<E>(sum[piece], a + kLowRows + at, b + at, 1);
+          WgmmaStep<E>(sum[piece], a + at, b + kLowWeights + at, 1);
         }
       };
-      const auto begin_pieces = [&] {
+      const auto pin = [&] {
 #pragma unroll
         for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
-        FenceWgmma();
       };
-      const auto add_pieces = [&](int count) {
+      const auto add_pieces = [&] {
         CommitWgmma();
         WaitWgmma<0>();
-#pragma unroll
-        for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
+        pin();
 #pragma unroll
         for (int piece = 0; piece < kTogether; ++piece) {
-          if (piece == count) break;
 #pragma unroll
           for (int e = 0; e < kN / 2; ++e) total[e] += sum[piece][e];
         }
+        pin();
+        FenceWgmma();
       };
-      // The steps of a slab one after the other in the code: of a loop's, or with branches between them, each would wait
-      // for the one before to end.
-      if constexpr (kSteps > 0) {
-        constexpr int kGroup = kSteps % kStepsOfSlab == 0 ? kSteps : 2 * kSteps;  // steps of pieces with whole slabs
-        static_assert(kGroup % kStepsOfSlab == 0 && kGroup % (kTogether * kSteps) == 0);
-#pragma unroll 1
-        for (int from = 0; from < k; from += 16 * kGroup) {
-#pragma unroll
-          for (int step = 0; step < kGroup; ++step) {
-            const int piece = step / kSteps % kTogether;
-            if (step % kStepsOfSlab == 0) begin_slab();
-            if (piece == 0 && step % kSteps == 0) begin_pieces();
-            multiply(sum[piece], step, step % kSteps > 0 ? 1 : 0);
-            if (piece == kTogether - 1 && step % kSteps == kSteps - 1) add_pieces(kTogether);
-            if (step % kStepsOfSlab == kStepsOfSlab - 1) end_slab();
-          }
-        }
-      } else if constexpr (kSteps == kWholeSlabs) {
-#pragma unroll 1
-        for (int from = 0; from < kChunks; from += kTogether) {
-          begin_pieces();
-#pragma unroll
-          for (int piece = 0; piece < kTogether; ++piece) {
-#pragma unroll 1
-            for (int slab = 0; slab < steps / kStepsOfSlab; ++slab) {
-              begin_slab();
-#pragma unroll
-              for (int i = 0; i < kStepsOfSlab; ++i) multiply(sum[piece], i, slab + i > 0 ? 1 : 0);
-              end_slab();
-            }
-          }
-          add_pieces(kTogether);
-        }
-      } else {
-        int left = steps, add = 0;
-        for (int from = 0; from < k; from += kSlab) {
-          begin_slab();
-          begin_pieces();
-#pragma unroll
-          for (int i = 0; i < kStepsOfSlab; ++i) {
-            multiply(sum[0], i, add);
-            add = 1;
-            if (--left == 0) {  // the end of the piece
-              left = steps;
-              add = 0;
-              add_pieces(1);
-              begin_pieces();
-            }
-          }
-          end_slab();
-        }
-      }
+      pin();
+      FenceWgmma();
+      ForPieces<kSteps, kTogether>(steps, kChunks / kTogether, begin_slab, multiply, end_slab, add_pieces);
       WaitWgmma<0>();
-#pragma unroll
-      for (int piece = 0; piece < kTogether; ++piece) Pin(sum[piece]);
+      pin();
       release(last);
       const int row = tile % row_tiles * kM + warp * 16, j0 = tile / row_tiles * kN;
       if constexpr (Shape::kInBackground) {
@@ -490,14 +426,9 @@ void LaunchSteps(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, in
 template <typename Shape, typename T>
 void LaunchWgmma(const Linear& linear, const WeightOf<T>* x, int64_t x_plane, int64_t ldx, const Epilogue<T>& epilogue,
                  int spare, uint32_t* tickets, cudaStream_t stream) {
-  const int steps = linear.k / kChunks / 16;
-  if (steps == 6) {  // k = 768
-    LaunchSteps<Shape, 6>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
-  } else if (steps % kStepsOfSlab == 0) {
-    LaunchSteps<Shape, kWholeSlabs>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
-  } else {
-    LaunchSteps<Shape, kAnySteps>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
-  }
+  WithSteps(linear.k, [&](auto steps) {
+    LaunchSteps<Shape, decltype(steps)::value>(linear, x, x_plane, ldx, epilogue, spare, tickets, stream);
+  });
 }
 
 // Rows x outputs that a block makes at a time. Of the smallest tiles three share a multiprocessor, or two, or one has

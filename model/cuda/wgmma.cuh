@@ -6,9 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "model/cuda/bulk_copy.cuh"
 #include "model/cuda/tensor_core.cuh"
+#include "model/cuda/tensor_map.h"
 
 namespace smt::cuda {
 
@@ -192,5 +194,92 @@ __device__ __forceinline__ void WgmmaStep(float (&d)[96], uint64_t a, uint64_t b
 #undef SMT_STEP
 #undef SMT_SIXTEEN
 #undef SMT_FOUR
+
+// A ring of slabs in shared memory that one thread fills and `consumers` warps empty: barriers of kStages stages, at
+// `full` and from there on. By the block, which is synchronized.
+template <int kStages>
+__device__ __forceinline__ void InitRing(uint32_t stages, uint32_t full, int consumers) {
+  if (threadIdx.x == 0) {
+    if (stages % 1024 != 0) __trap();  // the swizzle wants it
+    for (int i = 0; i < kStages; ++i) {
+      InitBarrier(full + i * 8, 1);
+      InitBarrier(full + (kStages + i) * 8, consumers);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    FenceForCopies();
+  }
+  __syncthreads();
+}
+
+inline constexpr int kStepsOfSlab = kSlab / 16;
+// Steps of 16 columns of a piece for which ForPieces is compiled; else a piece has whole slabs, or neither.
+inline constexpr int kWholeSlabs = 0, kAnySteps = -1;
+// with(kSteps) as an integral constant, for inner dimension k.
+template <typename With>
+auto WithSteps(int k, With with) {
+  const int steps = k / kChunks / 16;
+  if (steps == 6) return with(std::integral_constant<int, 6>());  // k = 768
+  if (steps % kStepsOfSlab == 0) return with(std::integral_constant<int, kWholeSlabs>());
+  return with(std::integral_constant<int, kAnySteps>());
+}
+
+// Goes through `groups` times kTogether pieces of `steps` steps: multiply(piece of its group, step, add) each, between
+// begin_slab() and end_slab() of its slab and before end_group(). The steps of a slab come one after the other in the
+// code: of a loop's, or with branches between them, each would wait for the one before to end.
+template <int kSteps, int kTogether, typename BeginSlab, typename Multiply, typename EndSlab, typename EndGroup>
+__device__ __forceinline__ void ForPieces(int steps, int groups, BeginSlab begin_slab, Multiply multiply,
+                                          EndSlab end_slab, EndGroup end_group) {
+  if constexpr (kSteps > 0) {
+    // Groups that end with a slab.
+    constexpr int kPeriod = kTogether * kSteps % kStepsOfSlab == 0 ? 1 : 2, kAll = kPeriod * kTogether * kSteps;
+    const auto period = [&](auto of) {
+      constexpr int kCount = decltype(of)::value;
+#pragma unroll
+      for (int step = 0; step < kCount; ++step) {
+        const int piece = step / kSteps % kTogether;
+        if (step % kStepsOfSlab == 0) begin_slab();
+        multiply(piece, step, step % kSteps > 0 ? 1 : 0);
+        if (piece == kTogether - 1 && step % kSteps == kSteps - 1) end_group();
+        if (step % kStepsOfSlab == kStepsOfSlab - 1 || step == kCount - 1) end_slab();
+      }
+    };
+#pragma unroll 1
+    for (; groups >= kPeriod; groups -= kPeriod) period(std::integral_constant<int, kAll>());
+    if (kPeriod == 2 && groups > 0) period(std::integral_constant<int, kAll / 2>());
+  } else if constexpr (kSteps == kWholeSlabs) {
+#pragma unroll 1
+    for (int group = 0; group < groups; ++group) {
+#pragma unroll
+      for (int piece = 0; piece < kTogether; ++piece) {
+#pragma unroll 1
+        for (int slab = 0; slab < steps / kStepsOfSlab; ++slab) {
+          begin_slab();
+#pragma unroll
+          for (int i = 0; i < kStepsOfSlab; ++i) multiply(piece, i, slab + i > 0 ? 1 : 0);
+          end_slab();
+        }
+      }
+      end_group();
+    }
+  } else {
+    int step = 0;
+#pragma unroll 1
+    for (int group = 0; group < groups; ++group) {
+#pragma unroll
+      for (int piece = 0; piece < kTogether; ++piece) {
+#pragma unroll 1
+        for (int i = 0; i < steps; ++i, ++step) {
+          if (step % kStepsOfSlab == 0) {
+            if (step > 0) end_slab();
+            begin_slab();
+          }
+          multiply(piece, step, i > 0 ? 1 : 0);
+        }
+      }
+      end_group();
+    }
+    end_slab();
+  }
+}
 
 }  // namespace smt::cuda

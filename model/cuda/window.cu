@@ -29,12 +29,12 @@ __global__ void __launch_bounds__(kNormRows* kWarp)
 
 // A block has a row, a warp a part of it (NormalizeRow), to the same bits.
 template <typename To>
-__global__ void __launch_bounds__(kNormParts* kWarp)
+__global__ void __launch_bounds__(kNormThreads)
     FinishKernel(const Addends addends, const float* __restrict__ bias, float* x, int64_t ldx,
                  const int32_t* __restrict__ to_rows, int d, Norm norm, float epsilon, To y, int64_t ldy) {
   __shared__ float sums[2][kNormParts];
   LetNextBegin();  // a product, which waits for all but its weights
-  const int warp = threadIdx.x / kWarp, column = 4 * static_cast<int>(threadIdx.x);
+  const int column = 4 * static_cast<int>(threadIdx.x);
   const bool has = column < d;
   const int from = has ? column : 0;
   const Four w = *reinterpret_cast<const Four*>(norm.weight + from);
@@ -52,24 +52,7 @@ __global__ void __launch_bounds__(kNormParts* kWarp)
     }
     if (has) StoreFour(x + row * ldx + column, v);
   }
-  const auto sum_parts = [&](float part, float(&of)[kNormParts]) {
-    const float sum = WarpSum(has ? part : 0.0f);
-    if (threadIdx.x % kWarp == 0) of[warp] = sum;
-    __syncthreads();
-    float total = 0;
-#pragma unroll
-    for (int j = 0; j < kNormParts; ++j) total += of[j];
-    return total;
-  };
-  float mean = 0;
-  if (norm.bias != nullptr) {
-    mean = sum_parts(v.at[0] + v.at[1] + v.at[2] + v.at[3], sums[0]) / static_cast<float>(d);
-  }
-  float squares = 0;
-#pragma unroll
-  for (int u = 0; u < 4; ++u) squares = AddSquare(squares, v.at[u], mean);
-  const float scale = NormScale(sum_parts(squares, sums[1]), d, epsilon);
-  if (has) StoreFour(y + to * ldy + column, Normalized(v, mean, scale, w, b));
+  NormalizeTogether(v, has, d, w, b, norm.bias != nullptr, epsilon, sums, y + to * ldy);
 }
 
 __global__ void AppendKernel(const Append* __restrict__ appends, int count, IdRings rings) {
@@ -239,8 +222,8 @@ void LaunchNorm(const float* x, int64_t ldx, const int32_t* to_rows, int rows, i
 template <typename To>
 void LaunchFinish(const Addends& addends, const float* bias, float* x, int64_t ldx, const int32_t* to_rows, int rows,
                   int d, const Norm& norm, float epsilon, To y, int64_t ldy, cudaStream_t stream) {
-  LaunchChained(FinishKernel<To>, static_cast<unsigned>(rows), kNormParts * kWarp, 0, stream, "launching a norm",
-                addends, bias, x, ldx, to_rows, d, norm, epsilon, y, ldy);
+  LaunchChained(FinishKernel<To>, static_cast<unsigned>(rows), kNormThreads, 0, stream, "launching a norm", addends,
+                bias, x, ldx, to_rows, d, norm, epsilon, y, ldy);
 }
 
 }  // namespace

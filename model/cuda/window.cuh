@@ -174,6 +174,32 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
   }
 }
 
+// The same bits by kNormParts warps, a part each: `v` is what the thread has of the row, from column 4 * threadIdx.x
+// on, if `has`. `sums` may be used again after the block's next barrier.
+inline constexpr int kNormThreads = kNormParts * kWarp;
+__host__ __device__ constexpr bool CanNormalizeTogether(int d) { return d % 4 == 0 && d <= 4 * kNormThreads; }
+template <typename To>
+__device__ __forceinline__ void NormalizeTogether(const Four& v, bool has, int d, const Four& weight, const Four& bias,
+                                                  bool centered, float epsilon, float (&sums)[2][kNormParts], To y) {
+  const int warp = threadIdx.x / kWarp;
+  const auto sum_parts = [&](float part, float(&of)[kNormParts]) {
+    const float sum = WarpSum(has ? part : 0.0f);
+    if (threadIdx.x % kWarp == 0) of[warp] = sum;
+    __syncthreads();
+    float total = 0;
+#pragma unroll
+    for (int j = 0; j < kNormParts; ++j) total += of[j];
+    return total;
+  };
+  float mean = 0;
+  if (centered) mean = sum_parts(v.at[0] + v.at[1] + v.at[2] + v.at[3], sums[0]) / static_cast<float>(d);
+  float squares = 0;
+#pragma unroll
+  for (int u = 0; u < 4; ++u) squares = AddSquare(squares, v.at[u], mean);
+  const float scale = NormScale(sum_parts(squares, sums[1]), d, epsilon);
+  if (has) StoreFour(y + 4 * threadIdx.x, Normalized(v, mean, scale, weight, bias));
+}
+
 // By the block: x[:d] = (memory vector or embedding) + position, the first rounded to `type`.
 template <typename Embedding>
 __device__ __forceinline__ void EmbedRow(const Row& row, const SlotMemory& slots, const IdRings& rings,

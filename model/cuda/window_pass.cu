@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     WindowPassKernel(const __grid_constant__ WindowPass pass, uint32_t* arrived, uint32_t base) {
   using Memory = BlockMemory<kTiles, E>;
   extern __shared__ __align__(16) std::byte shared[];
+  __shared__ float norm_sums[2][kNormParts];
   auto& pieces = *reinterpret_cast<PieceSums<kTiles>*>(shared);
   std::byte* const work = shared + Memory::kPieces;
   std::byte* const ring_memory = work + pass.work_bytes;
@@ -94,9 +95,13 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
                                           .ld_out = pass.ld};
       for (int task = blockIdx.x; task < pass.group_count * pass.heads; task += gridDim.x) {
         const int group = task / pass.heads;
-        AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work, [] {});
+        // What the cache has is on its way while the others make keys and values.
+        AttendGroup<kWidth, kFewRowsThreads, false>(call, groups[group], group, task % pass.heads, work, [&] {
+          if (task == blockIdx.x) wait();
+        });
         __syncthreads();
       }
+      if (blockIdx.x >= pass.group_count * pass.heads) wait();
       if (only_last) {
         for (int at = grid_warp; at < pass.group_count; at += grid_warps) {
           const float* from = x + (groups[at].first_row + groups[at].rows - 1) * pass.ld;
@@ -128,7 +133,22 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
           own_rows[at / (k_pad - d) * ld_in + d + at % (k_pad - d)] = static_cast<E>(0.0f);
         }
       }
-      for (int row = own ? warp : grid_warp; row < rows; row += own ? kChunks : grid_warps) {
+      // A warp has a row; of one or two rows a part.
+      static_assert(kFewRowsThreads == kNormThreads);
+      const bool together = own && rows <= 2 && CanNormalizeTogether(d);
+      if (together) {
+        const int column = 4 * static_cast<int>(threadIdx.x), from = column < d ? column : 0;
+        const Four w = *reinterpret_cast<const Four*>(norm.weight + from);
+        const Four b = norm.bias != nullptr ? *reinterpret_cast<const Four*>(norm.bias + from) : Four{};
+#pragma unroll 1
+        for (int row = 0; row < rows; ++row) {
+          const Four v = *reinterpret_cast<const Four*>(x + row * pass.ld + from);
+          NormalizeTogether(v, column < d, d, w, b, norm.bias != nullptr, pass.epsilon, norm_sums,
+                            own_rows + row * ld_in);
+          __syncthreads();
+        }
+      }
+      for (int row = own ? warp : grid_warp; row < rows && !together; row += own ? kChunks : grid_warps) {
         E* to = own   ? own_rows + row * ld_in
                 : end ? static_cast<E*>(pass.outputs) + pass.to_slots[row] * pass.ld
                       : static_cast<E*>(pass.normed) + row * pass.ld;
@@ -137,7 +157,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       if (end) break;
       if (own) {
         in = own_rows;
-        __syncthreads();
+        if (!together) __syncthreads();
       } else {
         wait();
       }
@@ -159,7 +179,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     GridProduct<kTiles>(
         ring, tasks_at(index), in, ld_in, rows, pieces, [&](int row, int j) { return epilogue.Load(row, j); },
         [&](int row, int j, float sum, float2 added) { epilogue.Store(row, j, sum, added); });
-    wait();
+    if (part > 0) wait();  // attention waits for qkv
   }
 }
 

@@ -168,6 +168,20 @@ class Product {
     Queue(ending, call, y_.get());
     return y_.Fetch(static_cast<size_t>(call.rows + 1) * RowBytes(ending));
   }
+  // The sums alone, of what RunLinearApart leaves where it leaves anything; so many `addends`.
+  static constexpr Ending kSums = {false, Activation::kNone, true, Residual::kNone};
+  std::vector<std::byte> RunApart(const Call& call, int* addends) const {
+    const OnDevice<float> room(std::vector<float>(static_cast<size_t>(kMaxAddends * call.rows * Ldy(kSums))));
+    Fill(kSums, call);
+    const Addends left =
+        RunLinearApart(weights_.linear(false), CallOf(kSums, call, y_.get()),
+                       {room.get(), static_cast<int64_t>(kMaxAddends) * call.rows * Ldy(kSums)}, nullptr);
+    *addends = left.count;
+    if (left.count > 0) {
+      SumAddends(left, call.rows, n_, reinterpret_cast<float*>(y_.get()), Ldy(kSums), nullptr);
+    }
+    return y_.Fetch(static_cast<size_t>(call.rows) * RowBytes(kSums));
+  }
   // The same of all rows, each in a call of its own.
   std::vector<std::byte> RunEachAlone(const Ending& ending) const {
     Fill(ending, {0, rows_});
@@ -244,7 +258,7 @@ class Product {
                          static_cast<size_t>(call.rows) * RowBytes(ending), cudaMemcpyDeviceToDevice),
               "filling");
   }
-  void Queue(const Ending& ending, const Call& call, std::byte* y) const {
+  LinearCall CallOf(const Ending& ending, const Call& call, std::byte* y) const {
     const size_t element = IsShort(type_) ? 2 : 4;
     LinearCall linear_call = {.x = x_on_device_.get() + static_cast<size_t>(call.first) * Ldx() * element,
                               .ldx = ldx_,
@@ -265,7 +279,10 @@ class Product {
       auto* const planes = reinterpret_cast<__nv_bfloat16*>(planes_->get());
       linear_call.split = {planes + static_cast<size_t>(call.first) * Ldx(), static_cast<int64_t>(XSize())};
     }
-    RunLinear(weights_.linear(ending.bias), linear_call, nullptr);
+    return linear_call;
+  }
+  void Queue(const Ending& ending, const Call& call, std::byte* y) const {
+    RunLinear(weights_.linear(ending.bias), CallOf(ending, call, y), nullptr);
   }
 
   const Type type_;
@@ -329,6 +346,35 @@ TEST_P(LinearTest, EachRowHasTheBitsOfTheRowAlone) {
 
 TEST_P(LinearTest, EachRowOfAVocabularysLogitsHasTheBitsOfTheRowAlone) {
   ExpectRowsAsAlone(GetParam(), 50257, 768, {1, 17, 64, 260}, {{false, Activation::kNone, true, Residual::kNone}});
+}
+
+TEST_P(LinearTest, AddendsAddUpToTheBitsOfTheRowAlone) {
+  const Type type = GetParam();
+  bool left_any = false;
+  for (const int n : {80, 768, 2304}) {
+    for (const int k : {48, 256, 768, 1280, 1536, 3072}) {
+      constexpr int kMost = 300;
+      const Product product(type, n, k, kMost);
+      const std::vector<std::byte> alone = product.RunEachAlone(Product::kSums);
+      product.ExpectNear(Product::kSums, alone);
+      const size_t row_bytes = product.RowBytes(Product::kSums);
+      for (const int rows : {1, 7, 33, 64, 65, 200, kMost}) {
+        for (const int spare : {0, Multiprocessors() / 3, Multiprocessors() - 12}) {
+          const Product::Call call = {(kMost - rows) / 2, rows, spare, type == Type::kSplit};
+          int addends = 0;
+          const std::vector<std::byte> got = product.RunApart(call, &addends);
+          left_any |= addends > 0;
+          for (int row = 0; row < rows; ++row) {
+            const size_t at = static_cast<size_t>(row) * row_bytes, from = static_cast<size_t>(call.first) * row_bytes;
+            ASSERT_EQ(std::memcmp(&got[at], &alone[from + at], static_cast<size_t>(n) * 4), 0)
+                << "n " << n << ", k " << k << ", " << rows << " rows, spare " << spare << ", " << addends
+                << " addends: row " << row;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(left_any, CanLeaveAddends() && type != Type::kFloat32);
 }
 
 std::string NameOfType(const testing::TestParamInfo<Type>& tested) {
