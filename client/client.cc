@@ -149,11 +149,14 @@ Error Client::StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Durati
       }
     }
     // CANCELLED: by a server that goes down. ABORTED: the server has not noticed yet that the stream broke off.
+    // RESOURCE_EXHAUSTED of a stream that has begun: its store is full, and goes on when there is room.
     // INTERNAL without a reason, which our servers always give: what gRPC makes of a load balancer that breaks a stream
     // off (RST_STREAM) because its server did.
     const bool broke_off = error.code == grpc::StatusCode::UNAVAILABLE || error.code == grpc::StatusCode::CANCELLED ||
                            (error.code == grpc::StatusCode::INTERNAL && error.reason.empty()) || !looked_up;
-    const bool again = broke_off || (known && error.code == grpc::StatusCode::ABORTED);
+    const bool again =
+        broke_off ||
+        (known && (error.code == grpc::StatusCode::ABORTED || error.code == grpc::StatusCode::RESOURCE_EXHAUSTED));
     unsure |= broke_off;
     if (error.reason == "TAKEN_OVER") return error;  // another client goes on with it
     if (!again || ended || spec.session().empty() || spec.request_id().empty()) return error;

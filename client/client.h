@@ -56,9 +56,10 @@ class Client {
   Error ResumeGenerate(const v1::ResumeGenerateRequest& request,
                        const std::function<bool(const v1::GenerationEvent&)>& on_event,
                        grpc::ClientContext* context = nullptr);
-  // StreamGenerate that goes on by itself when the server goes away or breaks the stream off: the caller
-  // sees one stream, each id once. Without a session and a request_id it is StreamGenerate. Tries again, ever more
-  // slowly, until `patience` has passed without anything new. `stop`, when given, ends it from another thread.
+  // StreamGenerate that goes on by itself when the server goes away, breaks the stream off or has no room for it in its
+  // store: the caller sees one stream, each id once. Without a session and a request_id it is StreamGenerate. Tries
+  // again, ever more slowly, until `patience` has passed without anything new. `stop`, when given, ends it from another
+  // thread.
   Error StreamThroughRestarts(const v1::GenerationSpec& spec, absl::Duration patience,
                               const std::function<bool(const v1::GenerationEvent&)>& on_event,
                               StreamStop* stop = nullptr);
@@ -95,6 +96,9 @@ class Client {
   // Calls `on_message` for each; the last one has the result.
   Error VerifySession(const std::string& name, const std::function<void(const v1::VerifySessionResponse&)>& on_message,
                       grpc::ClientContext* context = nullptr);
+
+  // Of all sessions, on the server's machine. Takes stream_timeout.
+  Error BackupSessions(const std::string& backup_id, v1::BackupSessionsResponse* response);
 
   Error GetModel(v1::Model* model);
   // grpc.health.v1 of `service`; "" is readiness. `serving` is false for NOT_SERVING.

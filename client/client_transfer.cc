@@ -71,4 +71,12 @@ Error Client::VerifySession(const std::string& name,
   return FromGrpc(reader->Finish());
 }
 
+Error Client::BackupSessions(const std::string& backup_id, v1::BackupSessionsResponse* response) {
+  grpc::ClientContext context;
+  SetDeadline(&context, options_.stream_timeout);
+  v1::BackupSessionsRequest request;
+  request.set_backup_id(backup_id);
+  return FromGrpc(sessions_->BackupSessions(&context, request, response));
+}
+
 }  // namespace smt::client

@@ -22,6 +22,10 @@ ABSL_FLAG(std::string, model_dir, "",
           "Folder of the model: config.json, model.safetensors, vocab.json, merges.txt. Required.");
 ABSL_FLAG(std::string, store_dir, "",
           "Folder of the sessions; made if missing. One server at a time. Required, or --store_url.");
+ABSL_FLAG(
+    std::string, backup_dir, "",
+    "Folder that \"smt session backup\" makes backups in, best on the file system of --store_dir, whose files they "
+    "then share. Empty: none are made.");
 ABSL_FLAG(bool, repair_store, false,
           "Instead of serving: make a store of what can be read of a damaged --store_dir, whose files stay in "
           "rocksdb.damaged there, say what was lost and end.");
@@ -103,6 +107,7 @@ absl::StatusOr<ServerOptions> OptionsFromFlags() {
   ServerOptions options;
   options.model_dir = absl::GetFlag(FLAGS_model_dir);
   options.store_dir = absl::GetFlag(FLAGS_store_dir);
+  options.backup_dir = absl::GetFlag(FLAGS_backup_dir);
   options.redis.address = absl::GetFlag(FLAGS_store_url);
   options.redis.user = absl::GetFlag(FLAGS_store_user);
   options.redis.password_file = absl::GetFlag(FLAGS_store_password_file);

@@ -104,6 +104,7 @@ absl::Status Server::StartModel(const ExecutorFactory& new_executor, ExitCode* e
   context_.limits.vocab_size = static_cast<int32_t>(config.vocab_size);
   context_.config = config;
   context_.max_queue = options_.max_queue;
+  context_.backup_dir = options_.backup_dir;
   if (config.bos_token_id) context_.bos = static_cast<int32_t>(*config.bos_token_id);
   if (config.eos_token_id) context_.eos = static_cast<int32_t>(*config.eos_token_id);
   context_.model = DescribeModel(options_.model_dir, fingerprint_, config,
@@ -296,6 +297,9 @@ void Server::CollectMetrics() {
   metrics_.Set(Metric::kDeviceStallSeconds, absl::ToDoubleSeconds(stats.stalled));
   metrics_.Set(Metric::kDraining, context_.draining ? 1 : 0);
   const SessionCounters now = sessions_->counters();
+  const int64_t in_slots = stats.slots_active + stats.slots_idle;
+  metrics_.Set(Metric::kSessions, static_cast<double>(std::max<int64_t>(0, now.stored_sessions - in_slots)),
+               {"parked"});
   const char* const tier = options_.redis.address.empty() ? "rocksdb" : "redis";
   const auto grown = [&](int64_t SessionCounters::*of) { return static_cast<double>(now.*of - seen_.*of); };
   metrics_.Add(Metric::kStoreErrorsTotal, grown(&SessionCounters::store_errors), {tier, "commit"});

@@ -21,6 +21,7 @@ struct ServerOptions {
   std::string model_dir;
   std::string store_dir;    // sessions in RocksDB, or
   RedisStoreOptions redis;  // in a Redis, where its address is not empty
+  std::string backup_dir;   // where BackupSessions makes its folders; empty: nowhere
   std::string listen_address = "127.0.0.1:50051";
   std::string metrics_address = "127.0.0.1:9090";  // empty: none
   std::string address_file;                        // empty: none

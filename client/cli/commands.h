@@ -21,7 +21,7 @@ struct Context {
 void AddGenerate(CLI::App* app, Context* context);
 void AddSessions(CLI::App* app, Context* context);   // session list|show|create|update|delete, and those below
 void AddBranching(CLI::App* app, Context* context);  // fork|rollback|checkpoint, of `session`
-// session export|import|verify|repair; `sessions` is the command that AddSessions makes.
+// session export|import|verify|repair|backup; `sessions` is the command that AddSessions makes.
 void AddSessionTransfer(CLI::App* sessions, Context* context);
 void AddText(CLI::App* app, Context* context);        // score, tokenize, detokenize
 void AddServerInfo(CLI::App* app, Context* context);  // model, health

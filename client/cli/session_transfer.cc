@@ -1,4 +1,4 @@
-// smt session export|import|verify|repair.
+// smt session export|import|verify|repair|backup.
 #include <unistd.h>
 
 #include <algorithm>
@@ -224,6 +224,20 @@ int Repair(const Context& context, const TransferFlags& flags) {
   return kDamaged;
 }
 
+int Backup(const Context& context, const TransferFlags& flags) {
+  client::Client client(context.options);
+  v1::BackupSessionsResponse backup;
+  const client::Error error = client.BackupSessions(flags.id, &backup);
+  if (!error.ok()) return Fail(error);
+  if (context.json) {
+    PrintJson(backup);
+  } else {
+    absl::PrintF("%s\n", backup.path());
+    absl::FPrintF(stderr, "backed up all sessions, %d bytes\n", backup.total_bytes());
+  }
+  return 0;
+}
+
 }  // namespace
 
 void AddSessionTransfer(CLI::App* sessions, Context* context) {
@@ -253,6 +267,11 @@ void AddSessionTransfer(CLI::App* sessions, Context* context) {
   repair->add_option("session", flags->session, "Its id")->required();
   repair->add_flag("--yes", flags->yes, "Go back; without it nothing is changed");
   repair->callback([=] { context->run = [=] { return Repair(*context, *flags); }; });
+
+  CLI::App* backup = sessions->add_subcommand(
+      "backup", "Copy all sessions, as they are now, to a new folder of the server's --backup_dir while it serves");
+  backup->add_option("name", flags->id, "Of the folder; made of the time when left out");
+  backup->callback([=] { context->run = [=] { return Backup(*context, *flags); }; });
 }
 
 }  // namespace smt::cli

@@ -27,6 +27,7 @@ struct ServiceContext {
   ThreadPool* pool = nullptr;     // blocking work: store I/O, tokenising
   ThreadPool* waiters = nullptr;  // requests that wait for a session's writer, so that they cannot fill `pool`
   RequestLimits limits;
+  std::string backup_dir;    // empty: no backups
   int32_t max_queue = 1024;  // waiting requests, as in Engine::Options
   std::optional<int32_t> bos, eos;
   v1::Model model;            // what GetModel answers

@@ -9,13 +9,13 @@ namespace smt {
 
 namespace session_service_internal {
 using S = v1::SessionService;
-using Raw = S::WithRawCallbackMethod_CreateSession<
-    S::WithRawCallbackMethod_GetSession<S::WithRawCallbackMethod_ListSessions<S::WithRawCallbackMethod_UpdateSession<
-        S::WithRawCallbackMethod_DeleteSession<S::WithRawCallbackMethod_ForkSession<
-            S::WithRawCallbackMethod_CreateCheckpoint<S::WithRawCallbackMethod_ListCheckpoints<
-                S::WithRawCallbackMethod_DeleteCheckpoint<S::WithRawCallbackMethod_RollbackSession<
-                    S::WithRawCallbackMethod_ExportSession<S::WithRawCallbackMethod_ImportSession<
-                        S::WithRawCallbackMethod_VerifySession<S::Service>>>>>>>>>>>>>;
+using Raw = S::WithRawCallbackMethod_CreateSession<S::WithRawCallbackMethod_GetSession<
+    S::WithRawCallbackMethod_ListSessions<S::WithRawCallbackMethod_UpdateSession<S::WithRawCallbackMethod_DeleteSession<
+        S::WithRawCallbackMethod_ForkSession<S::WithRawCallbackMethod_CreateCheckpoint<
+            S::WithRawCallbackMethod_ListCheckpoints<S::WithRawCallbackMethod_DeleteCheckpoint<
+                S::WithRawCallbackMethod_RollbackSession<S::WithRawCallbackMethod_ExportSession<
+                    S::WithRawCallbackMethod_ImportSession<S::WithRawCallbackMethod_VerifySession<
+                        S::WithRawCallbackMethod_BackupSessions<S::Service>>>>>>>>>>>>>>;
 }  // namespace session_service_internal
 
 class SessionServiceImpl final : public session_service_internal::Raw {
@@ -45,6 +45,9 @@ class SessionServiceImpl final : public session_service_internal::Raw {
   Stream* ExportSession(Call* call, const Bytes* request) override;
   Upload* ImportSession(Call* call, Bytes* response) override;
   Stream* VerifySession(Call* call, const Bytes* request) override;
+
+  // session_backup.cc
+  Unary* BackupSessions(Call* call, const Bytes* request, Bytes* response) override;
 
  private:
   ServiceContext* const context_;

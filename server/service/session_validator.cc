@@ -190,4 +190,8 @@ void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* 
   ValidateSessionName("name", request.name(), violations);
 }
 
+void ValidateBackupSessions(const v1::BackupSessionsRequest& request, Violations* violations) {
+  CheckNewId("backup_id", request.backup_id(), violations);
+}
+
 }  // namespace smt

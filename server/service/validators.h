@@ -40,5 +40,6 @@ void ValidateExportSession(const v1::ExportSessionRequest& request, Violations* 
 void ValidateImportSession(const v1::ImportSessionRequest& request, bool first, const RequestLimits& limits,
                            Violations* violations);
 void ValidateVerifySession(const v1::VerifySessionRequest& request, Violations* violations);
+void ValidateBackupSessions(const v1::BackupSessionsRequest& request, Violations* violations);
 
 }  // namespace smt

@@ -44,8 +44,9 @@ absl::StatusOr<std::string> ParsePageToken(const std::string& token, std::string
     const std::string_view id = std::string_view(raw).substr(0, raw.size() - 8);
     if (ReadBigEndian(std::string_view(raw).substr(id.size())) == Xxh3(id)) return std::string(id);
   }
-  return absl::InvalidArgumentError(
-      StrCat("page_token \"", absl::CHexEscape(token.substr(0, 64)), "\" is not one that ", method, " gave"));
+  const std::string why = StrCat("is \"", absl::CHexEscape(token.substr(0, 64)), "\"; allowed are those that ", method,
+                                 " gave, or none for the first page");
+  return WithDetails(absl::InvalidArgumentError(StrCat("page_token: ", why)), {.violations = {{"page_token", why}}});
 }
 
 absl::StatusOr<size_t> PageSize(int32_t page_size) {
@@ -488,12 +489,18 @@ absl::Status SessionManagerImpl::Flush() {
   return c_.writer->Flush();
 }
 
+absl::Status SessionManagerImpl::Backup(const std::string& dir) {
+  RETURN_IF_ERROR(Flush());
+  return c_.store->Backup(dir);
+}
+
 SessionCounters SessionManagerImpl::counters() const {
   SessionCounters out;
   c_.writer->FillCounters(&out);
   out.snapshots_damaged = c_.damaged_snapshots;
   out.expired_sessions = c_.expired;
   out.host_state_bytes = c_.cache->bytes();
+  out.stored_sessions = std::max<int64_t>(0, sessions_ + uncounted_);
   if (c_.leases != nullptr) {
     out.leases_held = c_.leases->held();
     out.lease_renew_failures = c_.leases->renew_failures();

@@ -200,6 +200,7 @@ struct SessionCounters {
   int64_t expired_sessions = 0;
   int64_t store_errors = 0;
   int64_t host_state_bytes = 0;  // held now
+  int64_t stored_sessions = 0;   // about now: of other servers' changes it knows since the last sweep
   int64_t leases_held = 0;       // now
   int64_t lease_renew_failures = 0;
   int64_t lease_conflicts = 0;
@@ -335,6 +336,8 @@ class SessionManager {
   virtual void ReleaseAppends() = 0;
   // Writes and syncs everything handed over so far.
   virtual absl::Status Flush() = 0;
+  // Flush, then SessionStore::Backup.
+  virtual absl::Status Backup(const std::string& dir) = 0;
   // Deletes expired sessions and request records, and what two calls in a row find unneeded of the logs of branches
   // left by rollbacks; the background thread calls it each sweep_interval.
   virtual absl::Status Sweep() = 0;

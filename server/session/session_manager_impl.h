@@ -111,6 +111,7 @@ class SessionManagerImpl final : public SessionManager {
   void HoldAppends() override { c_.writer->HoldAppends(); }
   void ReleaseAppends() override { c_.writer->ReleaseAppends(); }
   absl::Status Flush() override;
+  absl::Status Backup(const std::string& dir) override;
   absl::Status Sweep() override;
   absl::Status Health() override { return c_.store->Health(); }
   int64_t StoreFreeBytes() override { return c_.store->FreeBytes(); }
@@ -210,7 +211,8 @@ class SessionManagerImpl final : public SessionManager {
 
   SessionContext c_;
   SessionTable table_;
-  std::atomic<int64_t> sessions_;  // counted when max_sessions asks for it
+  std::atomic<int64_t> sessions_;       // counted at the start when max_sessions asks for it; else those made since
+  std::atomic<int64_t> uncounted_ = 0;  // sessions in the store besides them, at the last look
 
   absl::Mutex random_mu_;
   absl::BitGen random_ ABSL_GUARDED_BY(random_mu_);

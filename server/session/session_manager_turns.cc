@@ -55,10 +55,14 @@ absl::StatusOr<RequestRecord> SessionManagerImpl::GetRequest(std::string_view se
   const Entry entry = table_.Acquire(session_id);
   absl::MutexLock lock(&entry->mu);
   RETURN_IF_ERROR(LoadToRead(*entry));
-  if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) return entry->request;
-  ASSIGN_OR_RETURN(std::optional<RequestRecord> record, FindRequest(entry->key, std::string(request_id)));
+  std::optional<RequestRecord> record;
+  if (entry->in_turn && !request_id.empty() && entry->request.request_id == request_id) {
+    record = entry->request;
+  } else {
+    ASSIGN_OR_RETURN(record, FindRequest(entry->key, std::string(request_id)));
+  }
   if (!record || record->state == RequestState::kOperation) return RequestNotFound(session_id, request_id);
-  if (record->state == RequestState::kRunning) {  // on another server, or on one that is gone
+  if (record->state == RequestState::kRunning) {  // here, on another server, or on one that is gone
     record->end_position = std::max(entry->log_end(), record->start_position + record->prompt_tokens);
   }
   return *std::move(record);

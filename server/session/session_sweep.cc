@@ -35,6 +35,8 @@ absl::Status SessionManagerImpl::Sweep() {
 }
 
 absl::Status SessionManagerImpl::SweepSessions(LeftLogs* left) {
+  const int64_t known = sessions_;
+  int64_t found = 0;
   std::string after;
   for (;;) {
     ASSIGN_OR_RETURN(const std::vector<StoredSession> page, c_.store->List(after, kSweepPage));
@@ -56,9 +58,12 @@ absl::Status SessionManagerImpl::SweepSessions(LeftLogs* left) {
       if (removed.ok()) ++c_.expired;
       if (!removed.ok() && !absl::IsAborted(removed) && !absl::IsNotFound(removed)) return removed;
     }
-    if (page.size() < kSweepPage) return absl::OkStatus();
+    found += static_cast<int64_t>(page.size());
+    if (page.size() < kSweepPage) break;
     after = page.back().key.id;
   }
+  uncounted_ = found - known;
+  return absl::OkStatus();
 }
 
 absl::Status SessionManagerImpl::SweepRequests(LeftLogs* left) {
@@ -105,6 +110,9 @@ absl::Status SessionManagerImpl::SweepLogs(LeftLogs left) {
 }
 
 void SessionManagerImpl::SweepLoop() {
+  if (const int64_t known = sessions_; c_.options.max_sessions <= 0) {
+    if (const absl::StatusOr<int64_t> stored = c_.store->Count(); stored.ok()) uncounted_ = *stored - known;
+  }
   for (;;) {
     {
       absl::MutexLock lock(&sweep_mu_);

@@ -26,6 +26,11 @@ constexpr int kMostScriptLoads = 3;
 constexpr int kCounterDays = 7;  // how long a writer's counter is kept after its last commit
 constexpr std::chrono::hours kCounterRenewal{1};
 
+// What LearnPersistence wants to know.
+std::vector<RedisCommand> AskPersistence() {
+  return {{"CONFIG", "GET", "appendfsync"}, {"CONFIG", "GET", "no-appendfsync-on-rewrite"}};
+}
+
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 SteadyTime After(absl::Duration d) { return Now() + absl::ToChronoMilliseconds(d); }
 
@@ -112,7 +117,7 @@ RedisClient::RedisClient(RedisStoreOptions options, RedisAddress address, std::s
       keys_(options_.prefix),
       instance_(RandomHex(16)),
       renewed_at_(Now()),
-      heard_at_(Now()) {
+      looked_at_(Now()) {
   for (size_t i = 0; i < kRedisScripts; ++i) digests_.push_back(Sha1Hex(RedisScriptText(static_cast<RedisScript>(i))));
   pools_[static_cast<size_t>(Lane::kShared)].limit = static_cast<size_t>(options_.connections);
 }
@@ -171,6 +176,7 @@ absl::StatusOr<std::vector<RedisReply>> RedisClient::Run(std::span<const RedisCo
   bool load = false;
   for (;;) {
     RETURN_IF_ERROR(Replaced());
+    if (!reads && sent == 0 && !Unfit().ok()) RETURN_IF_ERROR(Health());  // which looks again, once a second
     absl::Status status;
     if (borrowed.connection() == nullptr) {
       auto connection = Connect();
@@ -298,9 +304,14 @@ absl::StatusOr<RedisClient::Connection> RedisClient::Connect() {
     ASSIGN_OR_RETURN(endpoint, AskSentinels(deadline));
   }
   ASSIGN_OR_RETURN(Connection connection, RedisConnection::Connect(endpoint, tls_.get(), deadline));
-  const absl::Status status = Greet(*connection, deadline);
-  if (absl::IsDeadlineExceeded(status)) return absl::UnavailableError(std::string(status.message()));
-  RETURN_IF_ERROR(status);
+  absl::Status status = Greet(*connection, deadline);
+  if (absl::IsDeadlineExceeded(status)) status = absl::UnavailableError(std::string(status.message()));
+  absl::MutexLock lock(&mu_);
+  if (absl::IsFailedPrecondition(status) && !format_.empty()) {
+    // It has held the sessions. What keeps it from that now may pass, and is not the client's affair.
+    unfit_ = status = absl::UnavailableError(std::string(status.message()));
+  }
+  if (!status.ok()) return status;
   return connection;
 }
 
@@ -323,7 +334,7 @@ absl::Status RedisClient::Greet(RedisConnection& connection, SteadyTime deadline
     commands.push_back({"GET", keys_.Format()});
     commands.push_back({"GET", keys_.Writer(instance_)});
   }
-  for (const char* name : {"appendfsync", "no-appendfsync-on-rewrite"}) commands.push_back({"CONFIG", "GET", name});
+  for (RedisCommand& ask : AskPersistence()) commands.push_back(std::move(ask));
   commands.push_back({"CLIENT", "SETNAME", "smt-server"});
   std::vector<RedisReply> replies;
   RETURN_IF_ERROR(connection.Run(commands, deadline, &replies));
@@ -379,7 +390,8 @@ absl::Status RedisClient::LearnPersistence(std::string_view info, const std::vec
   const int64_t major = ToInt(version),
                 minor = ToInt(version.substr(std::min(version.find('.'), version.size() - 1) + 1));
   const bool replicas = !options_.sentinel_master.empty() || ToInt(InfoField(info, "connected_slaves")) > 0;
-  waitaof_ = aof && !always && (major > 7 || (major == 7 && minor >= 2));
+  // With appendfsync no there is no sync to wait for: WAITAOF would time out.
+  waitaof_ = aof && !always && fsync != "no" && (major > 7 || (major == 7 && minor >= 2));
   durable_ = (always || waitaof_) && !replicas;
   absl::MutexLock lock(&mu_);
   server_ = StrCat("version ", version, aof ? ", append-only file" : ", no append-only file",
@@ -473,6 +485,11 @@ absl::Status RedisClient::Replaced() const {
   return replaced_;
 }
 
+absl::Status RedisClient::Unfit() const {
+  absl::MutexLock lock(&mu_);
+  return unfit_;
+}
+
 absl::Status RedisClient::Adopt() {
   DropIdle();
   {
@@ -516,7 +533,6 @@ void RedisClient::Counted(const RedisReply& reply) {
 void RedisClient::Note(const absl::Status& status) {
   absl::MutexLock lock(&mu_);
   last_ = status;
-  if (status.ok()) heard_at_ = Now();
 }
 
 std::string RedisClient::Description() const {
@@ -528,9 +544,20 @@ absl::Status RedisClient::Health() {
   RETURN_IF_ERROR(Replaced());
   {
     absl::MutexLock lock(&mu_);
-    if (last_.ok() && Now() - heard_at_ < std::chrono::seconds(1)) return absl::OkStatus();
+    if (last_.ok() && Now() - looked_at_ < std::chrono::seconds(1)) return unfit_;
   }
-  return Run(RedisCommand{"PING"}, Effect::kLook).status();
+  // Its settings can be changed while it runs, and replicas come and go.
+  std::vector<RedisCommand> look = {{"INFO"}};
+  for (RedisCommand& ask : AskPersistence()) look.push_back(std::move(ask));
+  ASSIGN_OR_RETURN(const std::vector<RedisReply> replies, Run(look, Effect::kLook));
+  absl::Status unfit = StatusOf(replies[0]);
+  if (unfit.ok()) unfit = CheckServer(replies[0].text);
+  if (unfit.ok()) unfit = LearnPersistence(replies[0].text, {replies.begin() + 1, replies.end()});
+  if (absl::IsFailedPrecondition(unfit)) unfit = absl::UnavailableError(std::string(unfit.message()));
+  absl::MutexLock lock(&mu_);
+  looked_at_ = Now();
+  unfit_ = unfit;
+  return unfit;
 }
 
 int64_t RedisClient::FreeBytes() {

@@ -61,6 +61,7 @@ class RedisClient {
   void Counted(const RedisReply& reply);
 
   absl::Status Replaced() const;  // UNAVAILABLE once the store is another one
+  absl::Status Unfit() const;     // UNAVAILABLE while it must not be written to, as Health found
   absl::Status Adopt();           // whatever the store is now
   std::string instance() const;   // drawn at random: of this object, and anew with each Adopt
   std::string incarnation() const;
@@ -120,7 +121,8 @@ class RedisClient {
   SteadyTime renewed_at_ ABSL_GUARDED_BY(mu_);  // when its key's expiry was put off
   std::string server_ ABSL_GUARDED_BY(mu_);     // version and persistence, in words
   absl::Status last_ ABSL_GUARDED_BY(mu_);      // of the last attempt to talk
-  SteadyTime heard_at_ ABSL_GUARDED_BY(mu_);
+  absl::Status unfit_ ABSL_GUARDED_BY(mu_);     // at the last look
+  SteadyTime looked_at_ ABSL_GUARDED_BY(mu_);   // of Health
 
   std::atomic<bool> durable_{false}, waitaof_{false};
 };

@@ -38,11 +38,15 @@ absl::StatusOr<OpenedDb> OpenDb(const RocksDbStoreOptions& options);
 // The parts of that. CheckFormat gives the version of what is there, and begins a new store where there is nothing.
 absl::Status CheckDirectory(const std::string& dir);
 absl::StatusOr<int> CheckFormat(const std::string& dir);
+absl::Status WriteFormat(const std::string& dir);
 // Whether opening leaves out nothing that was synced (rocksdb_recovery.cc).
 absl::Status CheckLogs(const RocksDbStoreOptions& options);
 rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options);
 std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOptions& options);
 void SyncDirectory(const std::string& dir);
+
+// A copy of an open database as a store of its own (rocksdb_backup.cc).
+absl::Status BackupDb(const OpenedDb& opened, const std::string& dir);
 
 absl::Status CannotUse(std::string_view dir, std::string_view why);  // FAILED_PRECONDITION
 absl::Status Damaged(std::string_view dir, std::string_view what);   // DATA_LOSS, with what can be done

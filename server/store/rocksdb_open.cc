@@ -76,8 +76,6 @@ absl::Status CheckDirectory(const std::string& dir) {
   return absl::OkStatus();
 }
 
-namespace {
-
 // Written to a temporary name, synced and renamed: FORMAT is whole or absent.
 absl::Status WriteFormat(const std::string& dir) {
   const std::string tmp = dir + "/FORMAT.tmp", path = dir + "/FORMAT";
@@ -94,6 +92,8 @@ absl::Status WriteFormat(const std::string& dir) {
   SyncDirectory(dir);
   return absl::OkStatus();
 }
+
+namespace {
 
 bool HoldsTables(const fs::path& db) {
   std::error_code ec;

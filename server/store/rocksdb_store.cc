@@ -185,6 +185,13 @@ class RocksDbStore final : public SessionStore {
     return Write(&batch, false);
   }
 
+  absl::Status Backup(const std::string& dir) override {
+    RETURN_IF_ERROR(OpenForReading());
+    absl::ReaderMutexLock lock(&db_mu_);
+    RETURN_IF_ERROR(Failed());
+    return BackupDb(o_, dir);
+  }
+
   absl::Status Health() override {
     RETURN_IF_ERROR(OpenForReading());
     absl::ReaderMutexLock lock(&db_mu_);

@@ -135,6 +135,12 @@ class SessionStore {
   virtual absl::StatusOr<std::vector<SnapshotName>> ListSnapshots(const SessionKey& key) = 0;
   virtual absl::StatusOr<std::string> GetSnapshot(const SessionKey& key, const SnapshotName& name) = 0;  // NOT_FOUND
 
+  // Copies what is committed, as it is at one moment, to the new folder `dir`, from which a store can be opened. Writes
+  // go on meanwhile. ALREADY_EXISTS; on failure there is no `dir`. UNIMPLEMENTED where the store has its own tools.
+  virtual absl::Status Backup(const std::string& dir) {
+    return absl::UnimplementedError("sessions are in a shared store, which is backed up with its own tools");
+  }
+
   virtual absl::Status Health() = 0;  // OK, or why the store does not write now
   virtual int64_t FreeBytes() = 0;    // on the store's file system; -1 when unknown
 };

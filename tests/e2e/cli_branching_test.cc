@@ -69,6 +69,37 @@ TEST_F(CliBranchingTest, ARollbackThroughARestartSaysTheSameAgain) {
   EXPECT_THAT(Smt({"session", "checkpoint", "list", "tale"}).out, Not(HasSubstr("night")));
 }
 
+TEST_F(CliBranchingTest, ABackupOfARunningServerIsServedByAnother) {
+  ASSERT_EQ(Say("tale", "It was a dark night", "r1").code, 0);
+  Result result = Smt({"session", "backup", "first"});
+  EXPECT_EQ(result.code, 4);
+  EXPECT_THAT(result.err, HasSubstr("--backup_dir"));
+
+  TempDir dir;
+  ASSERT_EQ(*server_.Terminate(), 0);
+  server_.Use("smt_server", {"--backup_dir=" + dir.file("backups")});
+  ASSERT_TRUE(server_.Start().ok()) << server_.Stderr();
+  result = Smt({"session", "backup", "first"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out, dir.file("backups/first") + "\n");
+  const Result present = Say("tale", ", and then", "r2");
+  EXPECT_EQ(present.code, 0) << present.err;
+  result = Smt({"session", "backup", "first"});
+  EXPECT_EQ(result.code, 4);
+  EXPECT_THAT(result.err, HasSubstr("already"));
+  EXPECT_EQ(Smt({"session", "backup", "../first"}).code, 2);
+  result = Smt({"--json", "session", "backup"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(nlohmann::json::parse(result.out)["backup_id"], HasSubstr("backup-"));
+
+  ServerProcess other({.store_dir = dir.file("backups/first")});
+  ASSERT_TRUE(other.Start().ok()) << other.Stderr();
+  EXPECT_EQ(RunSmt(other.address(), {"session", "verify", "tale"}).code, 0);
+  const Result again = RunSmt(other.address(), {"generate", "--session=tale", "--prompt=, and then", "--temperature=0",
+                                                "--max_tokens=40", "--ignore_eos"});
+  EXPECT_EQ(again.out, present.out) << again.err;
+}
+
 TEST_F(CliBranchingTest, BadUsageSaysWhatIsWrong) {
   Result result = Smt({"session", "rollback", "tale"});
   EXPECT_EQ(result.code, 2);

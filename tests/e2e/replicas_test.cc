@@ -509,6 +509,23 @@ TEST_P(RedisGoneTest, StreamsGoOnWhenItIsBack) {
 INSTANTIATE_TEST_SUITE_P(Replicas, RedisGoneTest, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Killed" : "Frozen"; });
 
+TEST_F(ReplicasTest, AStreamGoesOnWhenTheStoreHasRoomAgain) {
+  constexpr size_t kTokens = 5000;
+  const auto client = StartServer().NewClient();
+  const auto stream = Stream::ThroughRestarts(*client, Request("story", "r", kTokens, v1::DURABILITY_TOKEN));
+  ASSERT_TRUE(stream->WaitFor(50)) << stream->WaitForEnd().message;
+  redis_->Do({"CONFIG", "SET", "maxmemory", "1mb"});
+  // Whoever does not come back by itself is told.
+  const client::Error refused = Generate(*client, Spec("other", kOpening, 5)).error;
+  EXPECT_EQ(refused.code, grpc::StatusCode::RESOURCE_EXHAUSTED) << refused.message;
+  absl::SleepFor(absl::Seconds(1));
+  EXPECT_LT(stream->Have().ids.size(), kTokens) << "it ended before the store was full";
+  redis_->Do({"CONFIG", "SET", "maxmemory", "0"});
+  const client::Error error = stream->WaitForEnd(absl::Seconds(110));
+  EXPECT_TRUE(error.ok()) << error.reason << ": " << error.message;
+  ExpectUndisturbed(stream->Have(), kTokens);
+}
+
 TEST_F(ReplicasTest, TokenDurabilityIsRefusedWhereRedisAcknowledgesBeforeItHasWritten) {
   const auto lax = RedisServer::Start({"--appendonly", "yes", "--appendfsync", "everysec"});
   ASSERT_NE(lax, nullptr);

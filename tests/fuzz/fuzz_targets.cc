@@ -13,7 +13,8 @@ namespace smt::fuzz {
   TARGET(tokenizer_files)            \
   TARGET(tokenizer)                  \
   TARGET(model_config)               \
-  TARGET(flags)
+  TARGET(flags)                      \
+  TARGET(wal)
 
 #define SMT_FUZZ_DECLARE(name) extern const FuzzTarget name##_target;
 SMT_FUZZ_TARGET_LIST(SMT_FUZZ_DECLARE)

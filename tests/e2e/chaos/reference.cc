@@ -69,7 +69,12 @@ void Reference::CompareTurn(Entry* entry) {
   if (had.cut_short()) {
     const int64_t generated = had.end().usage().generated_tokens();
     spec.mutable_stopping()->set_max_tokens(generated);
-    spec.mutable_stopping()->set_min_tokens(std::min(spec.stopping().min_tokens(), generated));
+    if (spec.stopping().min_tokens() > generated) {
+      // Fewer than max_tokens they must be; but then a stop string that ends with the last id would no longer be passed
+      // over.
+      spec.mutable_stopping()->set_min_tokens(generated);
+      spec.mutable_stopping()->clear_stop_strings();
+    }
   }
   Transcript undisturbed(findings_, had.who() + " undisturbed", had.start_position(), spec.durability());
   undisturbed.Quiet();

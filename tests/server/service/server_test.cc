@@ -72,7 +72,9 @@ TEST_F(SessionServiceTest, SessionsAreListedInPagesByName) {
   EXPECT_THAT(names, ElementsAre("sessions/a", "sessions/b", "sessions/c"));
   request.set_page_token("garbage!");
   grpc::ClientContext context;
-  EXPECT_EQ(sessions().ListSessions(&context, request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const grpc::Status refused = sessions().ListSessions(&context, request, &response);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), HasSubstr("page_token: is \"garbage!\""));
 }
 
 TEST_F(SessionServiceTest, UpdateChangesWhatTheMaskNames) {

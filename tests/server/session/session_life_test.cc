@@ -196,6 +196,26 @@ TEST_F(SessionLifeTest, TheBackgroundSweepRuns) {
   EXPECT_EQ(*memory_->Count(), 0);
 }
 
+TEST_F(SessionLifeTest, StoredSessionsAreCountedWhateverMadeThem) {
+  OpenRocks();
+  Create("a");
+  Create("b");
+  ASSERT_OK(manager_->Create("c", absl::Minutes(1), {}));
+  EXPECT_EQ(manager_->counters().stored_sessions, 3);
+  OpenRocks();  // which has made none of them
+  ASSERT_OK(manager_->Sweep());
+  EXPECT_EQ(manager_->counters().stored_sessions, 3);
+  ASSERT_OK(manager_->Delete("a", std::nullopt));
+  Create("d");
+  Create("e");
+  EXPECT_EQ(manager_->counters().stored_sessions, 4);
+  clock_.Advance(absl::Minutes(2));
+  ASSERT_OK(manager_->Sweep());
+  EXPECT_EQ(manager_->counters().stored_sessions, 3) << "one has expired";
+  ASSERT_OK(manager_->Sweep());
+  EXPECT_EQ(manager_->counters().stored_sessions, 3);
+}
+
 TEST_F(SessionLifeTest, NothingOldAppearsInASessionMadeAnew) {
   OpenRocks();
   Create("a");

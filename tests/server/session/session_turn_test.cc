@@ -210,7 +210,9 @@ TEST_F(SessionTurnTest, AnInterruptedRequestGoesOnWhereItsLogEnds) {
   Say("a", {9}, {8});
   auto turn = Begin(Spec("a", {1, 2}, "r"));
   EXPECT_THAT(manager_->ResumeTurn("a", "r"), StatusIs(StatusCode::kAborted, HasSubstr("still running")));
+  EXPECT_EQ(manager_->GetRequest("a", "r")->end_position, 4) << "where it stands while it runs";
   turn->Append(Ids(70, 10));
+  EXPECT_EQ(manager_->GetRequest("a", "r")->end_position, 74);
   turn.reset();
   ASSERT_OK(manager_->Flush());
   for (int broken = 0; broken < 3; ++broken) {
@@ -225,6 +227,7 @@ TEST_F(SessionTurnTest, AnInterruptedRequestGoesOnWhereItsLogEnds) {
     EXPECT_EQ(resumed->record.params, "params");
     EXPECT_EQ(resumed->record.seed, 7u);
     EXPECT_EQ(manager_->GetRequest("a", "r")->state, RequestState::kRunning);
+    EXPECT_EQ(manager_->GetRequest("a", "r")->end_position, 74 + broken);
     EXPECT_THAT(manager_->BeginTurn(Spec("a", {5})), StatusIs(StatusCode::kAborted, HasSubstr("another request")));
     resumed->turn->Append(std::vector<int32_t>{100 + broken});
     if (broken == 2) {

@@ -314,6 +314,7 @@ TEST_F(RedisStoreTest, AReplicaIsRefusedAndWritesToOneAreUnavailableUntilItIsMas
   ASSERT_OK(Commit(*store, Create("a", 1)));
   server_->Do({"REPLICAOF", "127.0.0.1", "1"});
   EXPECT_THAT(Commit(*store, Append("a", 1, 0, {7})), StatusIs(StatusCode::kUnavailable, HasSubstr("replica")));
+  EXPECT_THAT(store->Find("a"), StatusIs(StatusCode::kUnavailable, HasSubstr("replica of 127.0.0.1:1")));
   EXPECT_THAT(OpenRedisStore(server_->Options()),
               StatusIs(StatusCode::kFailedPrecondition, HasSubstr("replica of 127.0.0.1:1")));
   server_->Do({"REPLICAOF", "NO", "ONE"});
@@ -321,14 +322,22 @@ TEST_F(RedisStoreTest, AReplicaIsRefusedAndWritesToOneAreUnavailableUntilItIsMas
 }
 
 TEST_F(RedisStoreTest, SyncIsDurableOnlyWhereEveryAnswerWaitsForTheDisk) {
-  for (const Settings& settings :
-       {Settings{}, Settings{"--appendonly", "yes", "--appendfsync", "everysec"},
-        Settings{"--appendonly", "yes", "--appendfsync", "no"},
-        Settings{"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "yes"}}) {
-    Serve(settings);
+  struct Case {
+    Settings settings;
+    bool waits;  // where there is WAITAOF: Redis 7.2
+  };
+  for (const Case& c :
+       {Case{{}, false}, Case{{"--appendonly", "yes", "--appendfsync", "everysec"}, true},
+        Case{{"--appendonly", "yes", "--appendfsync", "no"}, false},
+        Case{{"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "yes"}, true}}) {
+    Serve(c.settings);
     auto store = Open();
-    EXPECT_FALSE(store->durable_sync()) << store->Description();
+    const bool waits = c.waits && !server_->Do({"COMMAND", "INFO", "WAITAOF"}).elements.at(0).is_nil();
+    EXPECT_EQ(store->durable_sync(), waits) << store->Description();
     EXPECT_OK(Commit(*store, Create("a", 1), true));
+    EXPECT_OK(Commit(*store, Append("a", 1, 0, {7}), false));
+    const std::string calls = server_->Do({"INFO", "commandstats"}).text;
+    EXPECT_EQ(calls.find("cmdstat_waitaof:calls=1,") != std::string::npos, waits) << store->Description();
   }
   Serve(kDurable);
   EXPECT_TRUE(Open()->durable_sync());
@@ -338,6 +347,30 @@ TEST_F(RedisStoreTest, ARedisThatEvictsIsRefused) {
   Serve({"--maxmemory-policy", "allkeys-lru"});
   EXPECT_THAT(OpenRedisStore(server_->Options()),
               StatusIs(StatusCode::kFailedPrecondition, AllOf(HasSubstr("allkeys-lru"), HasSubstr("noeviction"))));
+}
+
+TEST_F(RedisStoreTest, ARedisThatBeginsToEvictIsWrittenToNoMore) {
+  Serve(kDurable);
+  auto store = Open();
+  const auto wait_until = [&](auto holds) {
+    for (int i = 0; i < 1000 && !holds(store->Health()); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  };
+  ASSERT_OK(Commit(*store, Create("a", 1)));
+  server_->Do({"CONFIG", "SET", "maxmemory-policy", "allkeys-lru"});
+  wait_until([](const absl::Status& health) { return !health.ok(); });
+  const auto evicts = StatusIs(StatusCode::kUnavailable, AllOf(HasSubstr("allkeys-lru"), HasSubstr("noeviction")));
+  EXPECT_THAT(store->Health(), evicts);
+  EXPECT_THAT(Commit(*store, Append("a", 1, 0, {7})), evicts);
+  server_->Do({"CONFIG", "SET", "maxmemory-policy", "noeviction"});
+  wait_until([](const absl::Status& health) { return health.ok(); });
+  EXPECT_OK(Commit(*store, Append("a", 1, 0, {7})));
+
+  EXPECT_TRUE(store->durable_sync());
+  server_->Do({"CONFIG", "SET", "appendfsync", "everysec", "no-appendfsync-on-rewrite", "yes"});
+  const bool waits = !server_->Do({"COMMAND", "INFO", "WAITAOF"}).elements.at(0).is_nil();
+  wait_until([&](const absl::Status&) { return store->Description().find("everysec") != std::string::npos; });
+  EXPECT_EQ(store->durable_sync(), waits) << store->Description();
 }
 
 TEST_F(RedisStoreTest, WithoutMemoryNothingIsWrittenAndRemovalStillWorks) {
@@ -673,7 +706,7 @@ TEST_F(RedisStoreTest, SentinelsSayWhereTheMasterIs) {
 
 TEST_F(RedisStoreTest, AFailoverToAReplicaThatHasEverythingGoesOn) {
   const int port = FreePort(), second = FreePort();
-  Serve({"--port", std::to_string(port)});
+  Serve({"--port", std::to_string(port), "--repl-diskless-sync-delay", "0"});
   auto store = Open();
   ASSERT_OK(Commit(*store, Create("a", 1, {5})));
   const auto replica = RedisServer::Start({"--port", std::to_string(second)});
@@ -694,6 +727,35 @@ TEST_F(RedisStoreTest, AFailoverToAReplicaThatHasEverythingGoesOn) {
   fs::create_symlink(replica->socket(), server_->socket());
   ASSERT_OK(Commit(*store, Append("a", 1, 2, {7})));
   EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(5, 6, 7));
+}
+
+TEST_F(RedisStoreTest, AFailoverToAReplicaThatLacksWritesIsAnotherStore) {
+  const int port = FreePort(), second = FreePort();
+  Settings settings = kDurable;
+  settings.insert(settings.end(), {"--port", std::to_string(port), "--repl-diskless-sync-delay", "0"});
+  Serve(settings);
+  auto store = Open(), other = Open();
+  EXPECT_TRUE(store->durable_sync());
+  ASSERT_OK(Commit(*store, Create("a", 1, {5})));
+  ASSERT_OK(Commit(*other, Create("b", 2, {5})));
+  const auto replica = RedisServer::Start({"--port", std::to_string(second)});
+  replica->Do({"REPLICAOF", "127.0.0.1", std::to_string(port)});
+  for (int i = 0; i < 2000 && replica->Keys() != server_->Keys(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_FALSE(Open()->durable_sync()) << "a replica could take over";
+  replica->Do({"REPLICAOF", "NO", "ONE"});
+  ASSERT_OK(Commit(*store, Append("a", 1, 1, {6})));  // acknowledged, and lost with the master
+  server_->Kill();
+  fs::remove(server_->socket());
+  fs::create_symlink(replica->socket(), server_->socket());
+  EXPECT_THAT(Commit(*store, Append("a", 1, 2, {7})), IsReplaced());
+  EXPECT_THAT(*replica->Keys("smt:*:l:0:*").begin(), HasSubstr("0000000000000001"));
+  // Nothing was lost of what this one had acknowledged, but of another's.
+  EXPECT_THAT(Commit(*other, Append("b", 2, 1, {6})), IsReplaced());
+  auto anew = Open();
+  EXPECT_THAT(*anew->ReadLog({"a", 1}, 0, 1, 1), ElementsAre(5));
+  EXPECT_EQ(*anew->LogEnd({"a", 1}, 0), 1) << "no id after the lost one";
 }
 
 TEST(RedisStoreOptionsTest, EveryViolationIsNamed) {

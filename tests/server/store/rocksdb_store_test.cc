@@ -10,6 +10,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -65,6 +66,77 @@ TEST(RocksDbStoreTest, EverythingIsThereAfterOpeningAgain) {
   EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(5, 6));
   EXPECT_EQ(*store->GetRequest({"a", 1}, "r"), "record");
   EXPECT_EQ(*store->GetSnapshot({"a", 1}, {0, 2}), "state");
+}
+
+TEST(RocksDbStoreTest, ABackupIsAStoreOfItsOwn) {
+  TempDir dir, backups;
+  auto store = *Open(dir.path());
+  const std::string state(10'000, 's'), backup = backups.path() + "/all/first";
+  ASSERT_OK(Create(*store, "a", 1, {5, 6}, false));
+  ASSERT_OK(store->PutSnapshot({"a", 1}, {0, 2}, state, {}));
+  ASSERT_OK(store->Backup(backup));
+  ASSERT_OK(Append(*store, "a", 1, 2, {7}));
+  ASSERT_OK(Create(*store, "b", 2));
+  EXPECT_THAT(store->Backup(backup), StatusIs(StatusCode::kAlreadyExists, HasSubstr(backup)));
+  EXPECT_EQ(std::distance(fs::directory_iterator(backups.path() + "/all"), {}), 1) << "nothing is left over";
+  {
+    auto copy = *Open(backup);
+    EXPECT_EQ(*copy->Count(), 1);
+    EXPECT_EQ(*copy->LogEnd({"a", 1}, 0), 2);
+    EXPECT_THAT(*copy->ReadLog({"a", 1}, 0, 1, 2), ElementsAre(5, 6));
+    EXPECT_EQ(*copy->GetSnapshot({"a", 1}, {0, 2}), state);
+    EXPECT_EQ(*copy->GetRequest({"a", 1}, "r"), "record");
+    ASSERT_OK(Append(*copy, "a", 1, 2, {8}));
+  }
+  EXPECT_THAT(*store->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(5, 6, 7)) << "they share files, not what they write";
+  store.reset();
+  fs::remove_all(dir.path());
+  EXPECT_THAT(*(*Open(backup))->ReadLog({"a", 1}, 0, 1, 3), ElementsAre(5, 6, 8));
+}
+
+TEST(RocksDbStoreTest, ABackupAmidWritesHasWhatWasAcknowledgedBefore) {
+  TempDir dir, backups;
+  auto store = *Open(dir.path());
+  ASSERT_OK(Create(*store, "a", 1));
+  std::atomic<int32_t> acknowledged = 0;
+  std::atomic<bool> stop = false;
+  std::thread writer([&] {
+    for (int32_t i = 0; !stop; ++i) {
+      ASSERT_OK(Append(*store, "a", 1, i, {i}));
+      if (i % 50 == 0) store->PutSnapshot({"a", 1}, {0, i}, std::string(300'000, 's'), {}).IgnoreError();
+      acknowledged = i + 1;
+    }
+  });
+  std::vector<int32_t> before;
+  for (int i = 0; i < 5; ++i) {
+    while (acknowledged < 60 * i) std::this_thread::yield();
+    before.push_back(acknowledged);
+    EXPECT_OK(store->Backup(backups.path() + "/" + std::to_string(i)));
+  }
+  stop = true;
+  writer.join();
+  for (size_t i = 0; i < before.size(); ++i) {
+    auto copy = Open(backups.path() + "/" + std::to_string(i));
+    ASSERT_OK(copy);
+    const int64_t end = *(*copy)->LogEnd({"a", 1}, 0);
+    EXPECT_GE(end, before[i]);
+    std::vector<int32_t> want(static_cast<size_t>(end));
+    std::iota(want.begin(), want.end(), 0);
+    EXPECT_EQ(*(*copy)->ReadLog({"a", 1}, 0, 1, end), want);
+  }
+}
+
+TEST(RocksDbStoreTest, ABackupThatCannotBeMadeLeavesNothing) {
+  TempDir dir;
+  auto store = *Open(dir.path());
+  ASSERT_OK(Create(*store, "a", 1));
+  EXPECT_THAT(store->Backup("/dev/null/first"), StatusIs(StatusCode::kUnavailable, HasSubstr("/dev/null/first")));
+  TempDir other;
+  fs::create_directories(other.path() + "/first.partial");
+  EXPECT_THAT(store->Backup(other.path() + "/first"), StatusIs(StatusCode::kAlreadyExists, HasSubstr("first.partial")));
+  EXPECT_FALSE(fs::exists(other.path() + "/first"));
+  EXPECT_OK(store->Backup(other.path() + "/second"));
+  EXPECT_OK(Append(*store, "a", 1, 0, {1}));
 }
 
 TEST(RocksDbStoreTest, WhatWasSyncedSurvivesAKilledProcess) {
