@@ -1,5 +1,5 @@
-// Instructions of compute capability 9.0a that matrix products are made of: barriers in shared memory, tensor copies,
-// wgmma. SharedAddress-es are of the block's own shared memory.
+// What matrix products on compute capability 9.0a are made of: barriers in shared memory, tensor copies, wgmma, and the
+// loop over the slabs and pieces of the inner dimension. SharedAddress-es are of the block's own shared memory.
 #pragma once
 
 #include <cuda.h>
