@@ -207,10 +207,10 @@ void GenerationRun::OnTokens(std::span<const TokenOutput> tokens) {
   }
   std::vector<TextAssembler::Released> released(1);
   for (const TokenOutput& token : tokens) {
-    // Before the point where a resumed stream's reader stands, pieces are as small as they can have been.
-    if (token.position <= piecewise_to_) released.emplace_back();
+    // Up to the point where a resumed stream's reader stands, pieces are as small as they can have been. An id is
+    // released later than it comes, perhaps together with the one after that point.
+    if (assembler_.released_position() <= piecewise_to_) released.emplace_back();
     if (!IsStopToken(token.id)) assembler_.Append(token, &released.back());
-    if (token.position == piecewise_to_) released.emplace_back();
   }
   const int64_t durable = turn_ ? turn_->durable_position() : 0;
   bool sendable = false, diverged = false;
@@ -266,6 +266,7 @@ void GenerationRun::Release(TextAssembler::Released released) {
 }
 
 void GenerationRun::Promote() {
+  if (withheld_) return;
   while (!pieces_.empty() && (!sends_durable() || pieces_.front().position() <= durable_position_)) {
     v1::GenerationChunk& piece = pieces_.front();
     if (!chunk_) {

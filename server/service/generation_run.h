@@ -109,6 +109,7 @@ class GenerationRun final : public GenerationSink,
   void Promote() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool sends_durable() const { return turn_ != nullptr && spec_.durability() == v1::DURABILITY_TOKEN; }
   void Notify() ABSL_LOCKS_EXCLUDED(mu_);
+  void SendWithheld(int64_t durable) ABSL_LOCKS_EXCLUDED(mu_);
   void RecordMetrics(const FinishInfo& info);
   absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);
   void End(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
@@ -146,6 +147,7 @@ class GenerationRun final : public GenerationSink,
   std::deque<v1::GenerationEvent> events_ ABSL_GUARDED_BY(mu_);  // started, echo, prompt log-probabilities
   std::optional<v1::GenerationProgress> progress_ ABSL_GUARDED_BY(mu_);
   std::deque<v1::GenerationChunk> pieces_ ABSL_GUARDED_BY(mu_);  // released, not to be sent yet
+  bool withheld_ ABSL_GUARDED_BY(mu_) = false;                   // all of them, until the end is recorded
   std::optional<v1::GenerationChunk> chunk_ ABSL_GUARDED_BY(mu_);
   std::optional<v1::GenerationFinished> finished_ ABSL_GUARDED_BY(mu_);
   RunningDigest digest_ ABSL_GUARDED_BY(mu_);

@@ -70,13 +70,17 @@ void GenerationRun::OnFinished(const FinishInfo& info) {
   finished.set_position(info.position);
   {
     absl::MutexLock lock(&mu_);
+    // An end that time has chosen holds once it is recorded. Should a crash undo it, what was held back is held back
+    // again, and a reader who had it would stand where no piece ends.
+    withheld_ = turn_ != nullptr && !rest.empty() &&
+                (info.reason == FinishReason::kCancelled || info.reason == FinishReason::kMaxDuration);
     if (!rest.empty()) Release(std::move(rest));
     log_position_ = info.position;
     finished.set_text_position(released_position_);
     finished.set_digest(digest_.bytes());
     diverged = skip_.CheckEnd(session_id_);
   }
-  Notify();  // the last chunk need not wait for the disk
+  Notify();  // the last chunk need not wait for the disk, as a rule
   if (!turn_) return End(std::move(finished), absl::OkStatus());
   const RequestState state =
       info.reason == FinishReason::kCancelled ? RequestState::kCancelled : RequestState::kFinished;
@@ -85,6 +89,7 @@ void GenerationRun::OnFinished(const FinishInfo& info) {
                 [self = shared_from_this(), diverged, finished = std::move(finished)](absl::Status status,
                                                                                       int64_t durable) mutable {
                   finished.set_durable_position(durable);
+                  if (status.ok()) self->SendWithheld(durable);
                   status.Update(diverged);
                   if (status.ok()) {
                     self->End(std::move(finished), status);
@@ -92,6 +97,13 @@ void GenerationRun::OnFinished(const FinishInfo& info) {
                     self->End(std::nullopt, status);
                   }
                 });
+}
+
+void GenerationRun::SendWithheld(int64_t durable) {
+  absl::MutexLock lock(&mu_);
+  withheld_ = false;
+  durable_position_ = std::max(durable_position_, durable);
+  Promote();
 }
 
 // Why a stream breaks off without `finished`, and where the session stands.

@@ -85,8 +85,7 @@ bool Player::Play(const Story& story, Book* book) {
         done = PlayFork(step, &entry);
         break;
       case Step::Kind::kRollback:
-        entry.turns = step.turns;
-        done = PlayRollback(step);
+        done = PlayRollback(step, &entry);
         break;
     }
     book->entries.push_back(std::move(entry));
@@ -160,11 +159,21 @@ bool Player::PlayFork(const Step& step, Entry* entry) {
   return true;
 }
 
-bool Player::PlayRollback(const Step& step) {
+// Undoes the last turns that added something: one that added nothing goes with the one after it.
+bool Player::PlayRollback(const Step& step, Entry* entry) {
+  std::vector<Entry*> undone;
+  for (auto it = book_->entries.rbegin(); it != book_->entries.rend() && it->kind != Step::Kind::kFork; ++it) {
+    if (it->kind != Step::Kind::kTurn || it->undone) continue;
+    const bool more =
+        undone.empty() || it->transcript[0].start_position() != undone.back()->transcript[0].start_position();
+    if (more && entry->turns == step.turns) break;
+    entry->turns += more ? 1 : 0;
+    undone.push_back(&*it);
+  }
   auto sessions = v1::SessionService::NewStub(first_.channel());
   v1::RollbackSessionRequest request;
   request.set_name(client::SessionName(book_->session));
-  request.set_turns(step.turns);
+  request.set_turns(entry->turns);
   request.set_request_id(absl::StrCat("rollback-", ++book_->requests));
   v1::RollbackSessionResponse response;
   const bool done = Insist("RollbackSession", [&](bool) {
@@ -173,12 +182,9 @@ bool Player::PlayRollback(const Step& step) {
   });
   if (!done) return false;
   ++findings_->branched;
-  int32_t left = step.turns;
-  for (auto entry = book_->entries.rbegin(); entry != book_->entries.rend() && left > 0; ++entry) {
-    if (entry->kind != Step::Kind::kTurn || entry->undone) continue;
-    entry->undone = true;
-    book_->head = entry->transcript[0].start_position();
-    --left;
+  for (Entry* turn : undone) {
+    turn->undone = true;
+    book_->head = turn->transcript[0].start_position();
   }
   if (response.session().position() != book_->head) {
     findings_->Fail(findings_->diverged, absl::StrCat(book_->session, ": was rolled back to ",

@@ -41,6 +41,7 @@ class Player {
   bool PlayTurn(const Step& step, Entry* entry);
   Next Settle(const v1::GenerationSpec& spec, Call* call);
   void Forget(Call* call);
+  void ShowDivergence(const v1::GenerationSpec& spec, const Transcript& had);
   bool MayBeCutShort(const v1::GenerationSpec& spec, const Call& call) const;
   client::Error ReadOnce(const Step& step, const v1::GenerationSpec& spec, Call* call);
   bool OnEvent(const v1::GenerationEvent& event, Call* call);
@@ -56,7 +57,7 @@ class Player {
   v1::UpdateSessionRequest NewUpdate();
   bool PlayUpdate(const v1::UpdateSessionRequest& update);
   bool PlayFork(const Step& step, Entry* entry);
-  bool PlayRollback(const Step& step);
+  bool PlayRollback(const Step& step, Entry* entry);
   bool DeleteOne(const std::string& session);
   bool CheckSession(const std::string& session, int64_t head, const std::map<std::string, std::string>* labels);
 

@@ -60,7 +60,11 @@ bool Player::PlayTurn(const Step& step, Entry* entry) {
   if (Findings::Own() != failures) {
     findings_->Say(absl::StrCat("  the request was ", Describe(spec), " of ", call.transcript.ids().size(), " ids"));
   }
-  if (next == Next::kGiveUp) return false;
+  if (next == Next::kGiveUp) {
+    // The undisturbed run tells whether what the client has is wrong, or what the server has now.
+    if (call.transcript.known()) entry->transcript.push_back(std::move(call.transcript));
+    return false;
+  }
   // Whether it was carried out beside the stream is not known; once more does no harm.
   if (call.update.has_session() && !PlayUpdate(call.update)) return false;
   findings_->cancelled += call.transcript.cancelled() ? 1 : 0;
@@ -228,6 +232,7 @@ Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec&
       if (!transcript.known()) LookUp(spec, call);  // an attempt before is still running
       return Next::kAgain;
     case grpc::StatusCode::FAILED_PRECONDITION:
+      if (error.reason == "DIVERGED") ShowDivergence(spec, transcript);
       if (error.reason != "REQUEST_PARKED") return fail(findings_->diverged);
       if (!transcript.known()) LookUp(spec, call);
       return Next::kAgain;
@@ -240,6 +245,25 @@ Player::Next Player::Judge(const client::Error& error, const v1::GenerationSpec&
     default:
       return fail(findings_->errors);
   }
+}
+
+// Where what the server has now parts from what the client has. The undisturbed run tells which of them is wrong.
+void Player::ShowDivergence(const v1::GenerationSpec& spec, const Transcript& had) {
+  v1::ResumeGenerateRequest whole;
+  whole.set_session(spec.session());
+  whole.set_request_id(spec.request_id());
+  whole.set_after_position(had.first());
+  Transcript now(findings_, had.who() + " from its beginning", had.start_position(), spec.durability());
+  now.Quiet();
+  const client::Error error = first_.ResumeGenerate(whole, [&](const v1::GenerationEvent& event) {
+    if (event.has_started()) {
+      findings_->Say(absl::StrCat("  ", had.who(), ": resumed with ", event.started().ShortDebugString()));
+    }
+    now.Take(event);
+    return now.position() < had.position();
+  });
+  findings_->Say(absl::StrCat("  ", had.who(), " read again: ", now.ids().size(), " ids, ", Show(error)));
+  had.Compare(now, "what the server has now");
 }
 
 bool Player::MayBeCutShort(const v1::GenerationSpec& spec, const Call& call) const {

@@ -89,7 +89,11 @@ void Reference::CompareTurn(Entry* entry) {
   entry->prompt = undisturbed.echo();
   const int64_t failures = Findings::Own();
   had.Compare(undisturbed, "the undisturbed run");
-  if (Findings::Own() != failures) findings_->Say("  the request was " + Describe(entry->spec));
+  if (Findings::Own() != failures) {
+    findings_->Say("  the request was " + Describe(entry->spec));
+  } else if (!had.finished()) {
+    findings_->Say(absl::StrCat("  what ", had.who(), " was given is as in the undisturbed run, but without the end"));
+  }
 }
 
 }  // namespace smt::testing

@@ -157,6 +157,23 @@ TEST_F(ResumeTest, WhatIsAheadOfTheLogIsGeneratedAgainAndMustBeTheSame) {
   EXPECT_EQ(rest.finished.position(), 105);
 }
 
+TEST_F(ResumeTest, WhatIsAheadOfTheLogEndsInTheMiddleOfWhatIsReleasedAtOnce) {
+  // An id is held back until the next one comes, and those that come together are released together.
+  v1::GenerationSpec spec = SessionSpec("r", 300);
+  for (const char* stop : {"a!", "b!", "c!", "d!", "e!", "f!", "g!", "h!", "i!", "j!"}) {
+    spec.mutable_stopping()->add_stop_strings(stop);
+  }
+  BreakOff(spec, 10);
+  ASSERT_TRUE(Parked("r"));
+  const int64_t end = GetSession("s").position();
+  const std::string expected = Expected(5, 300);
+  RunningDigest digest(0, "r");
+  for (int64_t i = 5; i < end + 30; ++i) digest.Add(static_cast<unsigned char>(expected[static_cast<size_t>(i - 5)]));
+  const Streamed rest = Resume("r", end + 30, digest.bytes());
+  ASSERT_TRUE(rest.status.ok()) << rest.status.error_message();
+  EXPECT_EQ(rest.text, expected.substr(static_cast<size_t>(end + 25)));
+}
+
 TEST_F(ResumeTest, AWrongTextAheadOfTheLogIsFoundOutWhereItDiffers) {
   BreakOff(SessionSpec("r", 400), 10);
   ASSERT_TRUE(Parked("r"));
@@ -237,10 +254,42 @@ TEST_F(ResumeTest, WhatIsHeldBackIsHeldBackAgain) {
     const std::string id = "r" + std::to_string(tokens);
     spec.set_request_id(id);
     const Kept kept = BreakOffAnew(spec, tokens);
-    ASSERT_TRUE(Parked(id));
     const Streamed rest = Resume(id, kept.position, kept.digest);
     ASSERT_TRUE(rest.status.ok()) << tokens << rest.status.error_message();
     ASSERT_EQ(kept.text + rest.text, whole.text) << tokens;
+  }
+}
+
+TEST_F(ResumeTest, WhatACancellationSetsFreeIsSentOnceTheCancellationIsRecorded) {
+  for (const auto durability : {v1::DURABILITY_TOKEN, v1::DURABILITY_TURN}) {
+    const std::string id = v1::Durability_Name(durability);
+    v1::GenerationSpec spec = SessionSpec(id, 300);
+    spec.set_durability(durability);
+    spec.set_expected_position(GetSession("s").position());
+    const int64_t first = spec.expected_position() + 5;
+    spec.mutable_stopping()->add_stop_strings("cdefghijabcdefghijabcdefghij!");  // most of the time it may be beginning
+    Kept kept;
+    model_->step_us = 500;
+    const Streamed cancelled = Stream(spec, [&](const v1::GenerationEvent& event) {
+      const bool begins = kept.ids.empty();
+      Keep(event, &kept);
+      if (kept.ids.empty() || !begins) return true;
+      store_->FailWrite(absl::UnavailableError("power is lost"),
+                        [](const SessionWrite& write, bool) { return !write.requests.empty(); });
+      absl::SleepFor(absl::Milliseconds(20));
+      grpc::ClientContext context;
+      v1::CancelGenerationRequest request;
+      request.set_session("sessions/s");
+      request.set_request_id(id);
+      v1::CancelGenerationResponse response;
+      generation().CancelGeneration(&context, request, &response);
+      return true;
+    });
+    model_->step_us = 0;
+    ASSERT_EQ(cancelled.status.error_code(), grpc::StatusCode::UNAVAILABLE) << cancelled.status.error_message();
+    const Streamed rest = Resume(id, kept.position, kept.digest);
+    ASSERT_TRUE(rest.status.ok()) << id << ": " << rest.status.error_message();
+    EXPECT_EQ(kept.text + rest.text, Expected(first, 300));
   }
 }
 
