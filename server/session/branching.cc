@@ -142,6 +142,18 @@ absl::StatusOr<Lineage> SessionManagerImpl::LineageTo(const SessionKey& key, con
   return CutLineage(ViewOf(key, header), *names, position, also);
 }
 
+absl::Status SessionManagerImpl::Inherit(const SessionKey& key, const SessionHeader& parent, int64_t position,
+                                         SessionHeader* child) {
+  std::vector<int64_t> turns;
+  for (const StoredCheckpoint& c : parent.checkpoints) {
+    if (!c.info.automatic || c.lineage || c.info.position >= position) continue;
+    child->checkpoints.push_back(c);
+    turns.push_back(c.info.position);
+  }
+  ASSIGN_OR_RETURN(child->before, LineageTo(key, parent, position, turns));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
   RETURN_IF_ERROR(CheckSessionId(spec.session_id));
   RETURN_IF_ERROR(CheckRequestId(spec.request_id));
@@ -167,14 +179,14 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Fork(const ForkSpec& spec) {
       RETURN_IF_ERROR(c_.CheckModel(spec.session_id, parent->header));
       if (spec.checkpoint_id.empty()) {
         RETURN_IF_ERROR(CheckIdle(*parent));
-        ASSIGN_OR_RETURN(child.before, LineageTo(parent->key, parent->header, parent->header.position));
+        RETURN_IF_ERROR(Inherit(parent->key, parent->header, parent->header.position, &child));
       } else {
         const StoredCheckpoint* const from = FindCheckpoint(parent->header, spec.checkpoint_id);
         if (from == nullptr) return CheckpointNotFound(spec.session_id, spec.checkpoint_id);
         if (from->lineage) {
           child.before = *from->lineage;
         } else {
-          ASSIGN_OR_RETURN(child.before, LineageTo(parent->key, parent->header, from->info.position));
+          RETURN_IF_ERROR(Inherit(parent->key, parent->header, from->info.position, &child));
         }
       }
       RETURN_IF_ERROR(CheckPosition(spec.session_id, spec.expected_position, parent->log_end()));

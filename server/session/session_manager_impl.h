@@ -173,6 +173,8 @@ class SessionManagerImpl final : public SessionManager {
   // The branch's lineage up to `position`, with the newest states on the way (CutLineage).
   absl::StatusOr<Lineage> LineageTo(const SessionKey& key, const SessionHeader& header, int64_t position,
                                     std::span<const int64_t> also = {});
+  // What a fork at `position` begins with: the lineage up to there, and the starts of turns on the way.
+  absl::Status Inherit(const SessionKey& key, const SessionHeader& parent, int64_t position, SessionHeader* child);
   // As BeginTurn leaves behind: the head as an automatic checkpoint, if the turn is not undone.
   static void RememberTurn(SessionHeader* header, const RequestRecord& request);
   absl::Status Remove(const Entry& entry, std::optional<std::string> etag, bool only_expired,

@@ -162,7 +162,7 @@ bool Player::PlayFork(const Step& step, Entry* entry) {
 // Undoes the last turns that added something: one that added nothing goes with the one after it.
 bool Player::PlayRollback(const Step& step, Entry* entry) {
   std::vector<Entry*> undone;
-  for (auto it = book_->entries.rbegin(); it != book_->entries.rend() && it->kind != Step::Kind::kFork; ++it) {
+  for (auto it = book_->entries.rbegin(); it != book_->entries.rend() && it->kind != Step::Kind::kRecreate; ++it) {
     if (it->kind != Step::Kind::kTurn || it->undone) continue;
     const bool more =
         undone.empty() || it->transcript[0].start_position() != undone.back()->transcript[0].start_position();

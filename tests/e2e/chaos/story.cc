@@ -106,7 +106,6 @@ Story MakeStory(const StoryOptions& options, int client, int chapter) {
       turns = 0;
     } else if (options.branching && dice.Chance(0.2)) {
       other.kind = Step::Kind::kFork;
-      turns = 0;  // a fork does not remember its parent's
     } else if (options.branching && dice.Chance(0.2)) {
       other.kind = Step::Kind::kRollback;
       other.turns = static_cast<int32_t>(dice.Between(1, turns));

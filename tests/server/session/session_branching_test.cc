@@ -106,6 +106,31 @@ TEST_F(BranchingTest, AForkGoesItsOwnWay) {
   EXPECT_THAT(turn->recent(), ElementsAre(1, 2, 3, 4, 5, 6, 7));
 }
 
+TEST_F(BranchingTest, AForkCanUndoItsParentsTurns) {
+  Create("a");
+  SayAndSave("a", Ids(5000));
+  Say("a", {1}, {2}, "r2");
+  ASSERT_OK(Mark("a", "here"));
+  Say("a", {3}, {4}, "r3");
+  ASSERT_OK(Fork("a", "b"));
+  ASSERT_OK(Fork("a", "c", "here"));
+  Say("b", {5}, {6}, "r4");
+  EXPECT_THAT(Checkpoints("b"), ElementsAre("turn-0-0", "turn-0-5000", "turn-0-5002", "turn-0-5004"));
+  EXPECT_THAT(Checkpoints("c"), ElementsAre("turn-0-0", "turn-0-5000")) << "those that lie before it";
+  ASSERT_OK(manager_->Delete("a", std::nullopt));
+  EXPECT_EQ(Undo("b", 3)->position, 5000);
+  EXPECT_EQ(Log("b"), Ids(5000));
+  const auto state = manager_->ReadState("b", nullptr);
+  ASSERT_OK(state);
+  EXPECT_EQ(state->position, 5000) << "the state that its parent kept there";
+  Say("b", {7}, {8}, "r5");
+  EXPECT_THAT(Checkpoints("b"), ElementsAre("turn-0-0", "turn-1-5000"));
+  EXPECT_EQ(Undo("c", 1)->position, 5000);
+  OpenRocks();
+  EXPECT_EQ(Log("c"), Ids(5000));
+  EXPECT_EQ(Undo("c", 1)->position, 0);
+}
+
 TEST_F(BranchingTest, ALongForkSharesTheLogAndOutlivesItsParent) {
   Create("a");
   SayAndSave("a", Ids(9000));
@@ -464,6 +489,16 @@ TEST_F(BranchingTest, RandomHistoriesReadBack) {
   std::map<std::string, Model> model;
   std::mt19937 random(20261126);
   const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
+  const auto turns_of = [&](const std::string& id) {
+    std::vector<int64_t> turns;
+    const auto page = manager_->ListCheckpoints(id, 1000, "");
+    EXPECT_OK(page);
+    if (!page.ok()) return turns;
+    for (const CheckpointInfo& c : page->checkpoints) {
+      if (c.automatic) turns.push_back(c.position);
+    }
+    return turns;
+  };
   int next_id = 0;
   for (int step = 0; step < 900; ++step) {
     if (model.empty() || (model.size() < 8 && below(10) == 0)) {
@@ -519,12 +554,7 @@ TEST_F(BranchingTest, RandomHistoriesReadBack) {
         const auto c = std::next(m.named.begin(), static_cast<int64_t>(below(m.named.size())));
         ASSERT_OK(GoBack(id, c->first));
         m.log = c->second;
-        m.turns.clear();
-        const auto page = manager_->ListCheckpoints(id, 1000, "");
-        ASSERT_OK(page);
-        for (const CheckpointInfo& turn : page->checkpoints) {
-          if (turn.automatic) m.turns.push_back(turn.position);
-        }
+        m.turns = turns_of(id);
         break;
       }
       case 7: {
@@ -533,9 +563,14 @@ TEST_F(BranchingTest, RandomHistoriesReadBack) {
           const auto c = std::next(m.named.begin(), static_cast<int64_t>(below(m.named.size())));
           ASSERT_OK(Fork(id, child, c->first));
           model[child].log = c->second;
+          model[child].turns = turns_of(child);
+          for (const int64_t turn : model[child].turns) ASSERT_LT(turn, static_cast<int64_t>(c->second.size()));
         } else {
           ASSERT_OK(Fork(id, child));
           model[child].log = std::vector<int32_t>(m.log);
+          model[child].turns = m.turns;
+          std::erase(model[child].turns, static_cast<int64_t>(m.log.size()));
+          ASSERT_EQ(turns_of(child), model[child].turns);
         }
         break;
       }
