@@ -97,6 +97,7 @@ class RedisClient {
   absl::Status TakeFormat(std::string_view record);
   absl::Status Rewound(RedisConnection& connection, SteadyTime deadline);
   absl::Status LatchReplaced(std::string_view why);
+  bool CounterMayHaveExpired() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<std::string> Password() const;
   absl::Status LoadScripts(RedisConnection& connection, SteadyTime deadline) const;
   void DropIdle();
@@ -129,5 +130,7 @@ class RedisClient {
 
 // A field of INFO's reply; empty when it is not there.
 std::string_view InfoField(std::string_view info, std::string_view name);
+int64_t ToInt(std::string_view text);  // 0 for what is no number
+std::string RandomHex(size_t digits);
 
 }  // namespace smt::store_internal

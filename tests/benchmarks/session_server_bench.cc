@@ -106,14 +106,22 @@ absl::StatusOr<json> DurabilityFigures(const SessionBenchOptions& options) {
       if (round >= 0) rates[kind].push_back(kTurns * load.streams * load.tokens / (Seconds() - start));
     }
   }
-  const double none = Median(rates[0]), turn = Median(rates[1]), token = Median(rates[2]);
+  const auto over_none = [&](const std::vector<double>& kind) {
+    std::vector<double> ratios;
+    for (size_t round = 0; round < kind.size(); ++round) ratios.push_back(kind[round] / rates[0][round]);
+    std::sort(ratios.begin(), ratios.end());
+    return ratios;
+  };
+  const std::vector<double> turn = over_none(rates[1]), token = over_none(rates[2]);
   return json{{"streams", streams},
               {"tokens_a_turn", load.tokens},
-              {"none_tok_s", none},
-              {"turn_tok_s", turn},
-              {"token_tok_s", token},
-              {"turn_over_none", turn / none},
-              {"token_over_none", token / none}};
+              {"none_tok_s", Median(rates[0])},
+              {"turn_tok_s", Median(rates[1])},
+              {"token_tok_s", Median(rates[2])},
+              {"turn_over_none", Median(turn)},
+              {"token_over_none", Median(token)},
+              {"turn_over_none_rounds", turn},
+              {"token_over_none_rounds", token}};
 }
 
 absl::StatusOr<json> RestoreFigures(const SessionBenchOptions& options) {
