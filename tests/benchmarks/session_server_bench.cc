@@ -109,19 +109,18 @@ absl::StatusOr<json> DurabilityFigures(const SessionBenchOptions& options) {
   const auto over_none = [&](const std::vector<double>& kind) {
     std::vector<double> ratios;
     for (size_t round = 0; round < kind.size(); ++round) ratios.push_back(kind[round] / rates[0][round]);
-    std::sort(ratios.begin(), ratios.end());
-    return ratios;
+    return Median(ratios);
   };
-  const std::vector<double> turn = over_none(rates[1]), token = over_none(rates[2]);
   return json{{"streams", streams},
               {"tokens_a_turn", load.tokens},
               {"none_tok_s", Median(rates[0])},
               {"turn_tok_s", Median(rates[1])},
               {"token_tok_s", Median(rates[2])},
-              {"turn_over_none", Median(turn)},
-              {"token_over_none", Median(token)},
-              {"turn_over_none_rounds", turn},
-              {"token_over_none_rounds", token}};
+              {"turn_over_none", over_none(rates[1])},
+              {"token_over_none", over_none(rates[2])},
+              {"none_rounds", rates[0]},
+              {"turn_rounds", rates[1]},
+              {"token_rounds", rates[2]}};
 }
 
 absl::StatusOr<json> RestoreFigures(const SessionBenchOptions& options) {

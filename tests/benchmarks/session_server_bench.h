@@ -26,7 +26,7 @@ struct SessionBenchOptions {
 
 // Tokens/s of whole turns, from the calls to `finished`, with NONE, TURN and TOKEN one after the other in each round.
 // Ratios are medians of the rounds' own, since what else the machine does changes more between rounds than within one;
-// `*_rounds` are all of them, in order. Each kind has slots of its own, so that no state is moved.
+// `*_rounds` are the rounds' tokens/s. Each kind has slots of its own, so that no state is moved.
 absl::StatusOr<nlohmann::json> DurabilityFigures(const SessionBenchOptions& options);
 // Milliseconds until a parked session's state is in its slot again, from the host's memory, from RocksDB and, where one
 // is named, from a Redis, for sessions of each length.
