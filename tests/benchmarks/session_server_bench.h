@@ -14,7 +14,7 @@ struct SessionBenchOptions {
   std::string model_dir = "models/books-6m";
   std::string device = "cpu";
   std::string dtype = "auto";
-  std::string dir;                           // of the stores; empty: a temporary one
+  std::string dir;                           // of the stores; empty: a temporary one; without an earlier run's
   std::string store_url;                     // of a Redis: instead, for `fork`; besides, for `restore`
   int streams = 64;                          // at once, for `durability`, `recovery` and `drain`
   int tokens = 128;                          // of a turn

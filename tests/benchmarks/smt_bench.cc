@@ -13,6 +13,7 @@
 #include "tests/benchmarks/server_bench.h"
 #include "tests/benchmarks/session_bench.h"
 #include "tests/benchmarks/session_server_bench.h"
+#include "tests/testing/process.h"
 
 namespace {
 
@@ -43,7 +44,7 @@ CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) 
   command->add_option("--model_dir", sessions.model_dir, "Model folder")->capture_default_str();
   command->add_option("--device", sessions.device, "cpu or cuda:N")->capture_default_str();
   command->add_option("--dtype", sessions.dtype, "auto, bfloat16, float16 or float32")->capture_default_str();
-  command->add_option("--dir", sessions.dir, "Folder of the stores. Default: a temporary one");
+  command->add_option("--dir", sessions.dir, "Folder for the stores, which go afterwards. Default: $TMPDIR, or /tmp");
   command->add_option("--store_url", sessions.store_url, "A Redis: instead, for fork; besides, for restore");
   command->add_option("--streams", sessions.streams, "At once")->check(CLI::Range(1, 1 << 16))->capture_default_str();
   command->add_option("--tokens", sessions.tokens, "Of a turn")->check(CLI::Range(1, 1 << 20))->capture_default_str();
@@ -93,15 +94,24 @@ int main(int argc, char** argv) {
          {"recovery", smt::bench::RecoveryFigures},
          {"drain", smt::bench::DrainFigures}};
     json result;
+    bool failed = false;
+    const std::string base = sessions.dir;
     for (const auto& [name, measure] : parts) {
       if (!only.empty() && std::find(only.begin(), only.end(), name) == only.end()) continue;
       std::cerr << name << " … " << std::flush;
+      const smt::testing::TempDir dir(base);  // with sessions of an earlier run it would measure something else
+      if (dir.path().empty()) {
+        std::cerr << "no folder can be made in " << base << "\n";
+        return 1;
+      }
+      sessions.dir = dir.path();
       const absl::StatusOr<json> figures = measure(sessions);
+      failed |= !figures.ok();
       result[name] = figures.ok() ? *figures : json{{"failed", std::string(figures.status().message())}};
       std::cerr << result[name].dump() << "\n";
     }
     std::cout << result.dump(1) << "\n";
-    return 0;
+    return failed ? 1 : 0;
   }
   const int scale = quick ? 20 : 1;
 

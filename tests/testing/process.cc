@@ -89,9 +89,11 @@ absl::StatusOr<int> Process::Wait(absl::Duration timeout) {
 std::string Process::Stdout() const { return ReadFileOrEmpty(stdout_path_); }
 std::string Process::Stderr() const { return ReadFileOrEmpty(stderr_path_); }
 
-TempDir::TempDir() {
-  const char* base = std::getenv("TMPDIR");
-  std::string name = absl::StrCat(base != nullptr ? base : "/tmp", "/smt-test-XXXXXX");
+TempDir::TempDir(const std::string& base) {
+  const char* usual = std::getenv("TMPDIR");
+  std::error_code ignored;
+  if (!base.empty()) std::filesystem::create_directories(base, ignored);
+  std::string name = absl::StrCat(!base.empty() ? base.c_str() : usual != nullptr ? usual : "/tmp", "/smt-test-XXXXXX");
   path_ = mkdtemp(name.data()) != nullptr ? name : "";
 }
 

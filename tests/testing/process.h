@@ -47,11 +47,12 @@ class Process {
 // A temporary directory, removed with what is in it.
 class TempDir {
  public:
-  TempDir();
+  // In `base`, which is made where it is missing; empty: $TMPDIR, or /tmp.
+  explicit TempDir(const std::string& base = "");
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return path_; }  // empty: it could not be made
   std::string file(const std::string& name) const { return path_ + "/" + name; }
 
  private:
