@@ -109,6 +109,7 @@ class GenerationRun final : public GenerationSink,
   void Promote() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool sends_durable() const { return turn_ != nullptr && spec_.durability() == v1::DURABILITY_TOKEN; }
   void Notify() ABSL_LOCKS_EXCLUDED(mu_);
+  // The end is recorded, with the log on disk up to `durable`: what waited for that may be sent.
   void SendWithheld(int64_t durable) ABSL_LOCKS_EXCLUDED(mu_);
   void RecordMetrics(const FinishInfo& info);
   absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);

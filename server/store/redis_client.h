@@ -131,6 +131,6 @@ class RedisClient {
 // A field of INFO's reply; empty when it is not there.
 std::string_view InfoField(std::string_view info, std::string_view name);
 int64_t ToInt(std::string_view text);  // 0 for what is no number
-std::string RandomHex(size_t digits);
+std::string RandomHex(size_t digits);  // from the system's source of randomness
 
 }  // namespace smt::store_internal
