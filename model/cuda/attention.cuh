@@ -107,27 +107,34 @@ struct GroupTile {
     }
     return sum;
   }
-  // sums: of channels 8 c on, the next eight after them.
-  __device__ __forceinline__ void AddValues(const E* values, const uint32_t (&weights)[4], int b, int c,
-                                            float (&sums)[2][4]) const {
-    uint32_t v[4];
+  __device__ __forceinline__ void LoadValues(const E* values, int b, int c, uint32_t (&v)[4]) const {
     LoadMatricesTransposed(v, values + (16 * b + lane % 16) * A::kStride + lane / 16 * 8 + 8 * c);
+  }
+  // sums: of eight channels, and the next eight.
+  static __device__ __forceinline__ void AddValues(const uint32_t (&v)[4], const uint32_t (&weights)[4],
+                                                   float (&sums)[2][4]) {
     MultiplyAdd<E>(sums[0], weights, v[0], v[1]);
     MultiplyAdd<E>(sums[1], weights, v[2], v[3]);
   }
-  __device__ __forceinline__ void Store(const float (&sums)[2][4], float2 scale, int c) const {
+  // put(row of the group, channel, that and the next).
+  template <typename Put>
+  __device__ __forceinline__ void Store(const float (&sums)[2][4], float2 scale, int c, Put put) const {
 #pragma unroll
     for (int e = 0; e < 4; e += 2) {
       const int row = e == 0 ? low : high;
       if (row >= group.rows || (call.only_last && row != group.rows - 1)) continue;
-      const int64_t to = call.only_last ? group_index : group.first_row + row;
-      E* out = call.out + to * call.ld_out + head * kWidth + 8 * c + 2 * t;
       const float by = e == 0 ? scale.x : scale.y;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint32_t*>(out + 8 * j) = PackPair<E>(sums[j][e] * by, sums[j][e + 1] * by);
+        put(row, 8 * (c + j) + 2 * t, PackPair<E>(sums[j][e] * by, sums[j][e + 1] * by));
       }
     }
+  }
+  __device__ __forceinline__ auto ToOut() const {
+    return [this](int row, int channel, uint32_t pair) {
+      const int64_t to = call.only_last ? group_index : group.first_row + row;
+      *reinterpret_cast<uint32_t*>(call.out + to * call.ld_out + head * kWidth + channel) = pair;
+    };
   }
   static __device__ __forceinline__ float MaxOfQuad(float x) {
     x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
@@ -166,15 +173,20 @@ struct GroupTile {
       float sums[2][4] = {};
 #pragma unroll
       for (int b = 0; b < A::kKeyBlocks; ++b) {
-        if (b < blocks) AddValues(values, weights[b], b, c, sums);
+        if (b >= blocks) continue;
+        uint32_t v[4];
+        LoadValues(values, b, c, v);
+        AddValues(v, weights[b], sums);
       }
-      Store(sums, scale, c);
+      Store(sums, scale, c, ToOut());
     }
   }
 
-  // By the block: a warp a block of keys, then a warp 16 channels. `room`: A::kTogether bytes.
+  // By the block: a warp a block of keys, then a warp 16 channels. `room`: A::kTogether bytes. put: of Store. kAhead:
+  // with registers for all that is loaded, so that nothing waits for one load after the other.
+  template <bool kAhead, typename Put>
   __device__ __forceinline__ void AttendTogether(const E* keys, const E* values, const uint32_t (&query)[A::kSteps][4],
-                                                 std::byte* room) const {
+                                                 std::byte* room, Put put) const {
     auto* const max_of = reinterpret_cast<float2*>(room);                               // [blocks][lanes]
     auto* const sum_of = max_of + A::kKeyBlocks * kWarp;                                // [blocks][lanes]
     auto* const weights_of = reinterpret_cast<uint4*>(sum_of + A::kKeyBlocks * kWarp);  // [blocks][lanes]
@@ -183,13 +195,27 @@ struct GroupTile {
       Score(keys, query, warp, scores, largest);
       max_of[warp * kWarp + lane] = {MaxOfQuad(largest[0]), MaxOfQuad(largest[1])};
     }
+    // Calls with(b) for the blocks there are. kAhead: such that loads of all of them can be on their way at once.
+    const auto for_blocks = [&](auto with) {
+      if constexpr (kAhead) {
+#pragma unroll
+        for (int b = 0; b < A::kKeyBlocks; ++b) {
+          if (b < blocks) with(b);
+        }
+      } else {
+        for (int b = 0; b < blocks; ++b) with(b);
+      }
+    };
+    constexpr int kHeld = kAhead ? A::kKeyBlocks : 1;
+    uint32_t v[kHeld][4];
+    if (kAhead && warp < kWidth / 16) for_blocks([&](int b) { LoadValues(values, b, 2 * warp, v[b]); });
     __syncthreads();
     if (warp < blocks) {
-      for (int b = 0; b < blocks; ++b) {
+      for_blocks([&](int b) {
         const float2 other = max_of[b * kWarp + lane];
         largest[0] = fmaxf(largest[0], other.x);
         largest[1] = fmaxf(largest[1], other.y);
-      }
+      });
       uint32_t weights[4];
       sum_of[warp * kWarp + lane] = Weigh(scores, largest, weights);
       weights_of[warp * kWarp + lane] = {weights[0], weights[1], weights[2], weights[3]};
@@ -198,15 +224,16 @@ struct GroupTile {
     if (warp < kWidth / 16) {
       float2 sum = {0, 0};
       float sums[2][4] = {};
-      for (int b = 0; b < blocks; ++b) {
+      for_blocks([&](int b) {
         const float2 of_block = sum_of[b * kWarp + lane];
         sum.x += of_block.x;
         sum.y += of_block.y;
         const uint4 w = weights_of[b * kWarp + lane];
         const uint32_t weights[4] = {w.x, w.y, w.z, w.w};
-        AddValues(values, weights, b, 2 * warp, sums);
-      }
-      Store(sums, Inverse(sum), 2 * warp);
+        if constexpr (!kAhead) LoadValues(values, b, 2 * warp, v[0]);
+        AddValues(v[kAhead ? b : 0], weights, sums);
+      });
+      Store(sums, Inverse(sum), 2 * warp, put);
     }
   }
 };
@@ -273,7 +300,8 @@ __device__ __forceinline__ void AttendGroup(const GroupAttentionCall<E>& call, c
         *reinterpret_cast<const uint4*>(values + key * A::kStride + c);
   }
   if (together) {
-    own.AttendTogether(keys, values, query, reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride));
+    own.template AttendTogether<false>(keys, values, query,
+                                       reinterpret_cast<std::byte*>(values + kMaxGroupKeys * A::kStride), own.ToOut());
   } else if constexpr (!kFew) {
     if (tile * 16 < group.rows) own.Attend(keys, values, query);
   }

@@ -271,11 +271,20 @@ struct WindowPass {
   void *normed, *qkv, *attended, *inner, *outputs;  // of the cache's type
   int64_t ld, ld_qkv, ld_inner;
   size_t work_bytes, ring_bytes;  // the launcher's
+  // Of RunRowPass: what blocks hand to each other, zero at first, and the first of `layers` tags that are not zero and
+  // were not used with it before.
+  uint64_t* exchange;
+  uint32_t tag;
 };
 inline constexpr int kMaxWindowPassRows = 32;
 bool CanRunWindowPass(const Cache& cache, int heads, int inner, int layers);
 // `spare` multiprocessors are left to others.
 void RunWindowPass(const WindowPass& pass, Arrivals* arrivals, int spare, cudaStream_t stream);
+// The same of one row, to the same bits, by blocks that hand numbers to each other without barriers. On `blocks`
+// multiprocessors.
+bool CanRunRowPass(const Cache& cache, int heads, int inner, int layers, int blocks);
+size_t RowPassExchangeBytes(int d, int inner);
+void RunRowPass(const WindowPass& pass, Arrivals* arrivals, int blocks, cudaStream_t stream);
 
 struct WritePassCall {
   Pooling pooling;

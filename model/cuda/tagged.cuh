@@ -13,12 +13,15 @@
 
 namespace smt::cuda {
 
-// A float32 and, in the upper half, its tag.
+// A float32, or a pair of 16-bit numbers, and, in the upper half, its tag.
 using TaggedWord = uint64_t;
 
-__device__ __forceinline__ void PutTagged(TaggedWord* to, float value, uint32_t tag) {
-  const uint64_t word = uint64_t{tag} << 32 | __float_as_uint(value);
+__device__ __forceinline__ void PutTagged(TaggedWord* to, uint32_t bits, uint32_t tag) {
+  const uint64_t word = uint64_t{tag} << 32 | bits;
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+__device__ __forceinline__ void PutTagged(TaggedWord* to, float value, uint32_t tag) {
+  PutTagged(to, __float_as_uint(value), tag);
 }
 __device__ __forceinline__ TaggedWord LoadTagged(const TaggedWord* from) {
   TaggedWord word;

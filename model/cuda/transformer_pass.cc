@@ -1,6 +1,7 @@
 #include "model/cuda/transformer_pass.h"
 
 #include <cstring>
+#include <limits>
 #include <utility>
 
 namespace smt::cuda {
@@ -51,6 +52,7 @@ TransformerPass::TransformerPass(const StrideHybridConfig& config, const CudaWei
               "uploading the layers");
     arrived_ = DeviceMemory(sizeof(uint32_t));
     arrivals_ = {arrived_.as<uint32_t>(), 0};
+    if (CanRunAlone(Multiprocessors())) exchange_ = DeviceMemory(RowPassExchangeBytes(d_, inner_));
   }
   tickets_ = DeviceMemory(sizeof(uint32_t));
   if (IsShort(type) && CanLeaveAddends() && CanFinishRows(d_)) addends_ = DeviceMemory(kAddendRoomBytes);
@@ -98,40 +100,59 @@ void TransformerPass::Run(std::span<const Row> rows, std::span<const Group> grou
 
 void TransformerPass::RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
                                 int spare) {
-  RunWindowPass({.blocks = blocks_.as<BlockWeights>(),
-                 .layers = static_cast<int>(weights_.blocks.size()),
-                 .norm_f = weights_.norm_f,
-                 .epsilon = epsilon_,
-                 .activation = activation_,
-                 .embedding_type = weights_.embedding_type,
-                 .embeddings = weights_.embeddings,
-                 .ld_embeddings = weights_.ld_embeddings,
-                 .positions = weights_.positions,
-                 .rows = rows_,
-                 .groups = groups_,
-                 .to_slots = to_slots_,
-                 .row_count = count,
-                 .group_count = groups,
-                 .slots = slots,
-                 .rings = rings,
-                 .cache = cache_,
-                 .keep_tokens = keep_tokens,
-                 .heads = heads_,
-                 .n = n_,
-                 .scale = GroupScale(d_ / heads_),
-                 .x = x_.as<float>(),
-                 .x_wanted = x_wanted_.as<float>(),
-                 .normed = normed_.data(),
-                 .qkv = qkv_.data(),
-                 .attended = attended_.data(),
-                 .inner = inner_rows_.data(),
-                 .outputs = outputs_.data(),
-                 .ld = ld_,
-                 .ld_qkv = ld_qkv_,
-                 .ld_inner = ld_inner_,
-                 .work_bytes = 0,
-                 .ring_bytes = 0},
-                &arrivals_, spare, stream_);
+  const WindowPass pass = {.blocks = blocks_.as<BlockWeights>(),
+                           .layers = static_cast<int>(weights_.blocks.size()),
+                           .norm_f = weights_.norm_f,
+                           .epsilon = epsilon_,
+                           .activation = activation_,
+                           .embedding_type = weights_.embedding_type,
+                           .embeddings = weights_.embeddings,
+                           .ld_embeddings = weights_.ld_embeddings,
+                           .positions = weights_.positions,
+                           .rows = rows_,
+                           .groups = groups_,
+                           .to_slots = to_slots_,
+                           .row_count = count,
+                           .group_count = groups,
+                           .slots = slots,
+                           .rings = rings,
+                           .cache = cache_,
+                           .keep_tokens = keep_tokens,
+                           .heads = heads_,
+                           .n = n_,
+                           .scale = GroupScale(d_ / heads_),
+                           .x = x_.as<float>(),
+                           .x_wanted = x_wanted_.as<float>(),
+                           .normed = normed_.data(),
+                           .qkv = qkv_.data(),
+                           .attended = attended_.data(),
+                           .inner = inner_rows_.data(),
+                           .outputs = outputs_.data(),
+                           .ld = ld_,
+                           .ld_qkv = ld_qkv_,
+                           .ld_inner = ld_inner_,
+                           .work_bytes = 0,
+                           .ring_bytes = 0,
+                           .exchange = exchange_.as<uint64_t>(),
+                           .tag = 0};
+  const int blocks = Multiprocessors() - spare;
+  if (count == 1 && CanRunAlone(blocks)) return RunAlone(pass, blocks);
+  RunWindowPass(pass, &arrivals_, spare, stream_);
+}
+
+bool TransformerPass::CanRunAlone(int blocks) const {
+  return CanRunRowPass(cache_, heads_, inner_, static_cast<int>(weights_.blocks.size()), blocks);
+}
+
+void TransformerPass::RunAlone(WindowPass pass, int blocks) {
+  const auto tags = static_cast<uint32_t>(pass.layers);
+  if (next_tag_ > std::numeric_limits<uint32_t>::max() - tags) {
+    CheckCuda(cudaMemsetAsync(exchange_.data(), 0, exchange_.bytes(), stream_), "clearing tags");
+    next_tag_ = 1;
+  }
+  pass.tag = next_tag_;
+  next_tag_ += tags;
+  RunRowPass(pass, &arrivals_, blocks, stream_);
 }
 
 void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,

@@ -44,6 +44,8 @@ class TransformerPass {
   const T* Pack(std::span<const T> values, size_t* at);
   void Queue(int count, int wanted, bool keep_tokens, const SlotMemory& slots, const IdRings& rings, int spare);
   void RunAtOnce(int count, int groups, bool keep_tokens, const SlotMemory& slots, const IdRings& rings, int spare);
+  bool CanRunAlone(int blocks) const;
+  void RunAlone(WindowPass pass, int blocks);
 
   const CudaWeights& weights_;
   const int d_, n_, heads_, inner_, vocab_, ld_;
@@ -59,8 +61,9 @@ class TransformerPass {
   const Group* groups_ = nullptr;
   const int32_t *wanted_ = nullptr, *to_slots_ = nullptr;
   int few_ = 0;  // leading groups of few rows
-  DeviceMemory blocks_, arrived_, tickets_;
+  DeviceMemory blocks_, arrived_, tickets_, exchange_;
   Arrivals arrivals_;
+  uint32_t next_tag_ = 1;  // of exchange_
   DeviceMemory x_, x_wanted_, normed_, qkv_, attended_, inner_rows_, head_rows_, logits_;
   DeviceMemory addends_;  // of one product; empty: all products are complete
   int64_t ld_qkv_, ld_inner_, ld_logits_;

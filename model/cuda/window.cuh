@@ -99,8 +99,15 @@ __device__ __forceinline__ Four Normalized(const Four& v, float mean, float scal
 __device__ __forceinline__ float AddSquare(float sum, float value, float mean) {
   return __fmaf_rn(value - mean, value - mean, sum);
 }
+// x / d to the bit, without a division that waits for x (Markstein, "Computation of elementary functions on the IBM RISC
+// System/6000 processor", 1990).
+__device__ __forceinline__ float DivideBy(float x, int d) {
+  const float by = static_cast<float>(d), inverse = 1.0f / by, quotient = __fmul_rn(x, inverse);
+  if (!(fabsf(x) > 1e-30f && fabsf(x) < 1e30f)) return x / by;
+  return __fmaf_rn(__fmaf_rn(-quotient, by, x), inverse, quotient);
+}
 __device__ __forceinline__ float NormScale(float squares, int d, float epsilon) {
-  return 1.0f / sqrtf(squares / static_cast<float>(d) + epsilon);
+  return 1.0f / sqrtf(DivideBy(squares, d) + epsilon);
 }
 
 // NormalizeRow of any length. Kept out of the kernels' way.
@@ -115,7 +122,7 @@ __device__ __noinline__ void NormalizeLongRow(const float* x, int d, const float
 #pragma unroll
     for (int u = 0; u < 4; ++u) part[0] += v.at[u];  // zeros from d on
   }
-  const float mean = bias != nullptr ? SumOfParts(part) / static_cast<float>(d) : 0.0f;
+  const float mean = bias != nullptr ? DivideBy(SumOfParts(part), d) : 0.0f;
   part[0] = 0;
 #pragma unroll 1
   for (int i = first; i < d; i += 4 * kWarp) {
@@ -158,7 +165,7 @@ __device__ __forceinline__ void NormalizeRow(const float* x, int d, const float*
       part[j] = v[j].at[0] + v[j].at[1] + v[j].at[2] + v[j].at[3];
       if (first + j * kStep >= d) part[j] = 0;
     }
-    mean = SumOfParts(part) / static_cast<float>(d);
+    mean = DivideBy(SumOfParts(part), d);
   }
 #pragma unroll
   for (int j = 0; j < kParts; ++j) {
@@ -192,7 +199,7 @@ __device__ __forceinline__ void NormalizeTogether(const Four& v, bool has, int d
     return total;
   };
   float mean = 0;
-  if (centered) mean = sum_parts(v.at[0] + v.at[1] + v.at[2] + v.at[3], sums[0]) / static_cast<float>(d);
+  if (centered) mean = DivideBy(sum_parts(v.at[0] + v.at[1] + v.at[2] + v.at[3], sums[0]), d);
   float squares = 0;
 #pragma unroll
   for (int u = 0; u < 4; ++u) squares = AddSquare(squares, v.at[u], mean);
