@@ -16,7 +16,7 @@ constexpr int kStates = 16, kMaxRank = 128, kChunksOfState = kStates / 4;  // of
 constexpr int kRowsOfTile = 8, kMaxTiles = 4, kChannels = kWarp;  // of a block; tiles of the tensor cores' rows
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kBlocks = 3;                 // of a multiprocessor
-constexpr int kMaxStages = 6, kAhead = 3;  // rows of a warp with room for their states, and rows that are on their way
+constexpr int kMaxStages = 6, kAhead = 3;  // rows of a warp with room for their states; those asked for at first
 
 struct StepCall {
   MambaShape shape;
@@ -76,7 +76,6 @@ __global__ void __launch_bounds__(kThreads, 4) StepKernel(Pooling p, const __gri
   constexpr int kRows = Shared::kRows, kOwn = Shared::kOwn, kStages = Shared::kStages;
   constexpr int kFirst = kAhead < kStages ? kAhead : kStages;
   constexpr int kTasks = (2 * kTiles + kWarps - 1) / kWarps;  // products of 16 channels and a tile
-  static_assert(kFirst < kStages || kOwn == kStages, "a row's states come where an earlier row's were");
   extern __shared__ __align__(16) std::byte step_shared[];
   auto& shared = *reinterpret_cast<Shared*>(step_shared);
   const int ldw = StrideOfWeights(call.rank), ld_steps = StrideOfSteps(call.rank);
@@ -168,6 +167,9 @@ __global__ void __launch_bounds__(kThreads, 4) StepKernel(Pooling p, const __gri
     if (first) AwaitCopyGroups<kFirst>();  // the weights
     __syncthreads();
 
+#pragma unroll
+    for (int i = kFirst; i < kStages; ++i) load_states(i);
+
     // The sums of kernels.h; the pieces past the rank are of zeros.
     if (warp < 2 * kTiles) {
       const int g = lane / 4, t = lane % 4, half = warp % 2, piece = call.dt_k / kChunks;
@@ -213,11 +215,10 @@ __global__ void __launch_bounds__(kThreads, 4) StepKernel(Pooling p, const __gri
 #pragma unroll 1
     for (int i = 0; i < kOwn; ++i) {
       const int row = i * kWarps + warp;
-      load_states(i + kFirst);  // where row i + kFirst - kStages was, which is stored
       const float x = shared.x[row][lane];
       const float delta = Activate(Activation::kSoftplus, steps[row * ld_steps + lane] + dt_bias);
       const float input = ScanInput(delta, x);
-      AwaitCopyGroups<kFirst>();
+      AwaitCopyGroups<kStages - 1>();
       __syncwarp();
       Four* const own = shared.states[warp][i % kStages];
       float sum = 0;
@@ -247,6 +248,7 @@ __global__ void __launch_bounds__(kThreads, 4) StepKernel(Pooling p, const __gri
         }
       }
       __syncwarp();
+      load_states(i + kStages);
     }
   }
 }

@@ -10,13 +10,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
+constexpr int kManyRowsAhead = 25;  // half of the usual window's tokens: what takes time is to wait for them
+
 template <typename Embedding>
-__global__ void MeanKernel(Pooling p, float* __restrict__ mean, int64_t ld) {
+__global__ void __launch_bounds__(kThreads) MeanKernel(Pooling p, float* __restrict__ mean, int64_t ld) {
   AwaitPrevious();
   LetNextBegin();
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
-  const int i = blockIdx.y * blockDim.x + threadIdx.x;
-  if (i < p.d) mean[blockIdx.x * ld + i] = MeanOfRows(rows, i);
+  extern __shared__ int32_t mean_ids[];
+  WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  rows.StageIds(mean_ids, 0);
+  __syncthreads();
+  const int i = blockIdx.y * kThreads + threadIdx.x;
+  if (i < p.d) mean[blockIdx.x * ld + i] = MeanOfRows<kManyRowsAhead>(rows, i);
 }
 
 template <typename Embedding>
@@ -30,6 +35,9 @@ __global__ void ScoreKernel(Pooling p, const float* __restrict__ key, int64_t ld
   if (threadIdx.x % kWarp == 0) scores[static_cast<int64_t>(blockIdx.x) * (p.n + p.m) + row] = score;
 }
 
+// To a multiple of four: the compiler reads the last weights four at a time.
+__host__ __device__ constexpr int PaddedWeights(int window) { return (window + 3) / 4 * 4; }
+
 template <typename Embedding>
 __global__ void __launch_bounds__(kThreads)
     PoolKernel(Pooling p, const float* __restrict__ scores, float* __restrict__ weights, float* __restrict__ pooled,
@@ -37,8 +45,9 @@ __global__ void __launch_bounds__(kThreads)
   AwaitPrevious();
   LetNextBegin();
   extern __shared__ float own_weights[];
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
   const int window = p.n + p.m;
+  rows.StageIds(reinterpret_cast<int32_t*>(own_weights + PaddedWeights(window)), kWarp);
   if (threadIdx.x < kWarp) {
     PoolSoftmax(scores + static_cast<int64_t>(blockIdx.x) * window, rows.count, window, own_weights);
   }
@@ -49,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const int i = blockIdx.y * kThreads + threadIdx.x;
-  if (i < p.d) pooled[blockIdx.x * ld + i] = WeightedRows(rows, own_weights, i);
+  if (i < p.d) pooled[blockIdx.x * ld + i] = WeightedRows<kManyRowsAhead>(rows, own_weights, i);
 }
 
 __global__ void PushKernel(Pooling p, const float* __restrict__ output, int64_t ld) {
@@ -154,18 +163,18 @@ dim3 Grid(int count, int channels) {
 
 void PoolMean(const Pooling& pooling, float* mean, int64_t ld, cudaStream_t stream) {
   const dim3 grid = Grid(pooling.count, pooling.d);
+  const size_t bytes = sizeof(int32_t) * static_cast<size_t>(pooling.m);
   if (pooling.embedding_type == Type::kBfloat16) {
-    LaunchChained(MeanKernel<__nv_bfloat16>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean,
+    LaunchChained(MeanKernel<__nv_bfloat16>, grid, kThreads, bytes, stream, "launching the pooling mean", pooling, mean,
                   ld);
   } else {
-    LaunchChained(MeanKernel<float>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean, ld);
+    LaunchChained(MeanKernel<float>, grid, kThreads, bytes, stream, "launching the pooling mean", pooling, mean, ld);
   }
 }
 
 void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* scores, float* weights, float* pooled,
                 int64_t ld, cudaStream_t stream) {
-  // To a multiple of four: the compiler reads the last weights four at a time.
-  const size_t bytes = sizeof(float) * static_cast<size_t>((pooling.n + pooling.m + 3) / 4 * 4);
+  const size_t bytes = sizeof(float) * static_cast<size_t>(PaddedWeights(pooling.n + pooling.m) + pooling.m);
   constexpr int kRows = kThreads / kWarp;
   const dim3 by_rows(static_cast<unsigned>(pooling.count),
                      static_cast<unsigned>((pooling.n + pooling.m + kRows - 1) / kRows));
