@@ -138,6 +138,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #endif
 }
 
+// Outputs of a tile. The narrow one is for products of so few outputs that blocks are idle anyway, the wide one for
+// such as would have two blocks on some multiprocessors and one on others.
+constexpr int kOutputs = 64, kFewOutputs = 32, kManyOutputs = 96;
+int OutputsOfTile(const Linear& linear) {
+  return linear.type == Type::kSplit && linear.n <= 3 * kFewOutputs ? kFewOutputs : kOutputs;
+}
+int TilesOf(const Linear& linear, int rows, int outputs) {
+  return (rows + kRows - 1) / kRows * ((linear.n + outputs - 1) / outputs);
+}
+
 template <typename Shape, int kSteps, typename E>
 int Launch(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx, int rows, float* to, int64_t stride,
            int64_t ld, cudaStream_t stream) {
@@ -148,16 +158,10 @@ int Launch(const Linear& linear, const E* x, int64_t x_plane, int64_t ldx, int r
   const CUtensorMap weight_map = MapOf(static_cast<const E*>(linear.weight), linear.k, linear.n, linear.k,
                                        Shape::kPlanes, linear.plane, Shape::kN);
   const CUtensorMap x_map = MapOf(x, linear.k, rows, ldx, Shape::kPlanes, x_plane, kRows);
-  const int tiles = (rows + kRows - 1) / kRows * ((linear.n + Shape::kN - 1) / Shape::kN);
+  const int tiles = TilesOf(linear, rows, Shape::kN);
   LaunchChained(kernel, static_cast<unsigned>(Shape::kApart * tiles), kThreads, Shape::kShared, stream,
                 "launching a matrix product", weight_map, x_map, linear.k, rows, linear.n, to, stride, ld);
   return 1 + (Shape::kApart - 1) * Shape::kPieces;
-}
-
-// Outputs of a tile. The narrow one is for products of so few outputs that blocks are idle anyway.
-constexpr int kOutputs = 64, kFewOutputs = 32;
-int OutputsOfTile(const Linear& linear) {
-  return linear.type == Type::kSplit && linear.n <= 3 * kFewOutputs ? kFewOutputs : kOutputs;
 }
 
 }  // namespace
@@ -165,7 +169,7 @@ int OutputsOfTile(const Linear& linear) {
 int BlocksApart(const Linear& linear, int rows, int spare) {
   if (linear.type == Type::kFloat32) return 0;
   const int outputs = OutputsOfTile(linear);
-  const int tiles = (rows + kRows - 1) / kRows * ((linear.n + outputs - 1) / outputs);
+  const int tiles = TilesOf(linear, rows, outputs);
   const int room = kBlocks * (Multiprocessors() - spare);
   for (const int blocks : {8, 4, 2}) {
     if (tiles * blocks <= room) return outputs == kFewOutputs && blocks < 8 ? 0 : blocks;
@@ -193,8 +197,12 @@ int LinearApart(const Linear& linear, const void* x, int64_t x_plane, int64_t ld
   const __nv_bfloat16 number = {};
   if (OutputsOfTile(linear) == kFewOutputs) return launch(ApartShape<2, kFewOutputs, 8>(), number);
   if (blocks == 2) return launch(ApartShape<2, kOutputs, 2>(), number);
-  if (blocks == 4) return launch(ApartShape<2, kOutputs, 4>(), number);
-  return launch(ApartShape<2, kOutputs, 8>(), number);
+  const bool wide = TilesOf(linear, rows, kOutputs) * blocks > Multiprocessors() &&
+                    TilesOf(linear, rows, kManyOutputs) * blocks <= Multiprocessors();
+  if (blocks == 4) {
+    return wide ? launch(ApartShape<2, kManyOutputs, 4>(), number) : launch(ApartShape<2, kOutputs, 4>(), number);
+  }
+  return wide ? launch(ApartShape<2, kManyOutputs, 8>(), number) : launch(ApartShape<2, kOutputs, 8>(), number);
 }
 
 }  // namespace smt::cuda

@@ -10,13 +10,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
+constexpr int kManyRowsAhead = 25;  // half of the usual window's tokens: what takes time is to wait for them
+
 template <typename Embedding>
-__global__ void MeanKernel(Pooling p, float* __restrict__ mean, int64_t ld) {
+__global__ void __launch_bounds__(kThreads) MeanKernel(Pooling p, float* __restrict__ mean, int64_t ld) {
   AwaitPrevious();
   LetNextBegin();
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
-  const int i = blockIdx.y * blockDim.x + threadIdx.x;
-  if (i < p.d) mean[blockIdx.x * ld + i] = MeanOfRows(rows, i);
+  extern __shared__ int32_t mean_ids[];
+  WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  rows.StageIds(mean_ids, 0);
+  __syncthreads();
+  const int i = blockIdx.y * kThreads + threadIdx.x;
+  if (i < p.d) mean[blockIdx.x * ld + i] = MeanOfRows<kManyRowsAhead>(rows, i);
 }
 
 template <typename Embedding>
@@ -30,6 +35,9 @@ __global__ void ScoreKernel(Pooling p, const float* __restrict__ key, int64_t ld
   if (threadIdx.x % kWarp == 0) scores[static_cast<int64_t>(blockIdx.x) * (p.n + p.m) + row] = score;
 }
 
+// To a multiple of four: the compiler reads the last weights four at a time.
+__host__ __device__ constexpr int PaddedWeights(int window) { return (window + 3) / 4 * 4; }
+
 template <typename Embedding>
 __global__ void __launch_bounds__(kThreads)
     PoolKernel(Pooling p, const float* __restrict__ scores, float* __restrict__ weights, float* __restrict__ pooled,
@@ -37,8 +45,9 @@ __global__ void __launch_bounds__(kThreads)
   AwaitPrevious();
   LetNextBegin();
   extern __shared__ float own_weights[];
-  const WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
+  WindowRows<Embedding> rows(p, p.writes[blockIdx.x]);
   const int window = p.n + p.m;
+  rows.StageIds(reinterpret_cast<int32_t*>(own_weights + PaddedWeights(window)), kWarp);
   if (threadIdx.x < kWarp) {
     PoolSoftmax(scores + static_cast<int64_t>(blockIdx.x) * window, rows.count, window, own_weights);
   }
@@ -49,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const int i = blockIdx.y * kThreads + threadIdx.x;
-  if (i < p.d) pooled[blockIdx.x * ld + i] = WeightedRows(rows, own_weights, i);
+  if (i < p.d) pooled[blockIdx.x * ld + i] = WeightedRows<kManyRowsAhead>(rows, own_weights, i);
 }
 
 __global__ void PushKernel(Pooling p, const float* __restrict__ output, int64_t ld) {
@@ -78,6 +87,7 @@ __global__ void ConvKernel(Pooling p, MambaShape shape, int layer, const float* 
 }
 
 // Four neighbours a thread.
+constexpr int kSumThreads = 128;
 __global__ void SumKernel(Addends addends, int rows, int fours, float* __restrict__ y, int64_t ldy) {
   AwaitPrevious();
   LetNextBegin();
@@ -85,38 +95,31 @@ __global__ void SumKernel(Addends addends, int rows, int fours, float* __restric
   if (row < rows) StoreFour(y + row * ldy + column, SumOfFour(addends, row, column));
 }
 
-// Four neighbouring outputs of in_proj a thread: channels, then gates.
-constexpr int kFinishThreads = 128;
-__global__ void __launch_bounds__(kFinishThreads)
+// An output of in_proj a thread: channels, then, where there are addends, gates. Few instructions, and neighbouring
+// lanes touch neighbouring states: four outputs a thread took twice as long.
+__global__ void __launch_bounds__(kThreads)
     FinishConvKernel(Pooling p, MambaShape shape, int layer, Addends addends, float* xz, int64_t ld_xz,
                      const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
                      int64_t ld, SplitRows split) {
   const int64_t row = blockIdx.x;
-  const int output = 4 * static_cast<int>(blockIdx.y * kFinishThreads + threadIdx.x);
-  const bool of_channels = output < shape.d_inner, has = output < 2 * shape.d_inner;
+  const int output = static_cast<int>(blockIdx.y * kThreads + threadIdx.x);
+  const bool of_channels = output < shape.d_inner;
   const int32_t slot = p.writes[row].slot;
-  ConvChannel conv[4];
-  if (of_channels) {
-#pragma unroll
-    for (int u = 0; u < 4; ++u) conv[u].Load(p, shape, layer, slot, output + u, weight, bias);
-  }
+  ConvChannel conv;
+  if (of_channels) conv.Load(p, shape, layer, slot, output, weight, bias);
   AwaitPrevious();
   LetNextBegin();
-  if (!has) return;
+  if (output >= 2 * shape.d_inner) return;
   float* const own = xz + row * ld_xz + output;
-  const Four value = addends.count > 0 ? SumOfFour(addends, row, output) : *reinterpret_cast<const Four*>(own);
+  const float value = addends.count > 0 ? SumOfOne(addends, row, output) : *own;
   if (!of_channels) {
-    if (addends.count > 0) StoreFour(own, value);
+    *own = value;
     return;
   }
-  Four convolved;
-#pragma unroll
-  for (int u = 0; u < 4; ++u) {
-    convolved.at[u] = conv[u].Run(p, shape, layer, slot, output + u, weight, value.at[u]);
-  }
+  const float convolved = conv.Run(p, shape, layer, slot, output, weight, value);
   const int64_t at = row * ld + output;
-  StoreFour(y + at, convolved);
-  StoreFour(SplitTo{split.high, split.high + split.plane} + at, convolved);
+  y[at] = convolved;
+  SplitOne(convolved, split.high[at], split.high[split.plane + at]);
 }
 
 __global__ void ScanKernel(Pooling p, MambaShape shape, int layer, const float* __restrict__ x, int64_t ld_x,
@@ -160,18 +163,18 @@ dim3 Grid(int count, int channels) {
 
 void PoolMean(const Pooling& pooling, float* mean, int64_t ld, cudaStream_t stream) {
   const dim3 grid = Grid(pooling.count, pooling.d);
+  const size_t bytes = sizeof(int32_t) * static_cast<size_t>(pooling.m);
   if (pooling.embedding_type == Type::kBfloat16) {
-    LaunchChained(MeanKernel<__nv_bfloat16>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean,
+    LaunchChained(MeanKernel<__nv_bfloat16>, grid, kThreads, bytes, stream, "launching the pooling mean", pooling, mean,
                   ld);
   } else {
-    LaunchChained(MeanKernel<float>, grid, kThreads, 0, stream, "launching the pooling mean", pooling, mean, ld);
+    LaunchChained(MeanKernel<float>, grid, kThreads, bytes, stream, "launching the pooling mean", pooling, mean, ld);
   }
 }
 
 void PoolAttend(const Pooling& pooling, const float* key, int64_t ld_key, float* scores, float* weights, float* pooled,
                 int64_t ld, cudaStream_t stream) {
-  // To a multiple of four: the compiler reads the last weights four at a time.
-  const size_t bytes = sizeof(float) * static_cast<size_t>((pooling.n + pooling.m + 3) / 4 * 4);
+  const size_t bytes = sizeof(float) * static_cast<size_t>(PaddedWeights(pooling.n + pooling.m) + pooling.m);
   constexpr int kRows = kThreads / kWarp;
   const dim3 by_rows(static_cast<unsigned>(pooling.count),
                      static_cast<unsigned>((pooling.n + pooling.m + kRows - 1) / kRows));
@@ -202,20 +205,18 @@ void MambaConv(const Pooling& writes, const MambaShape& shape, int layer, const 
 
 void SumAddends(const Addends& addends, int rows, int n, float* y, int64_t ldy, cudaStream_t stream) {
   const int fours = (n + 3) / 4;
-  LaunchChained(SumKernel, static_cast<unsigned>((rows * fours + kFinishThreads - 1) / kFinishThreads), kFinishThreads,
-                0, stream, "launching a sum", addends, rows, fours, y, ldy);
+  LaunchChained(SumKernel, static_cast<unsigned>((rows * fours + kSumThreads - 1) / kSumThreads), kSumThreads, 0,
+                stream, "launching a sum", addends, rows, fours, y, ldy);
 }
 
-bool CanFinishConv(const MambaShape& shape) { return shape.d_conv == 4 && shape.d_inner % 4 == 0; }
+bool CanFinishConv(const MambaShape& shape) { return shape.d_conv == 4; }
 
 void FinishAndConvolve(const Pooling& writes, const MambaShape& shape, int layer, const Addends& addends, float* xz,
                        int64_t ld_xz, const float* weight, const float* bias, float* y, int64_t ld,
                        const SplitRows& split, cudaStream_t stream) {
-  constexpr int kOutputs = 4 * kFinishThreads;
-  const dim3 grid(static_cast<unsigned>(writes.count),
-                  static_cast<unsigned>((2 * shape.d_inner + kOutputs - 1) / kOutputs));
-  LaunchChained(FinishConvKernel, grid, kFinishThreads, 0, stream, "launching Mamba's convolution", writes, shape,
-                layer, addends, xz, ld_xz, weight, bias, y, ld, split);
+  const int outputs = (addends.count > 0 ? 2 : 1) * shape.d_inner;
+  LaunchChained(FinishConvKernel, Grid(writes.count, outputs), kThreads, 0, stream, "launching Mamba's convolution",
+                writes, shape, layer, addends, xz, ld_xz, weight, bias, y, ld, split);
 }
 
 void MambaScan(const Pooling& writes, const MambaShape& shape, int layer, const float* x, int64_t ld_x, const float* dt,

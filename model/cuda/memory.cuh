@@ -37,30 +37,45 @@ struct WindowRows {
         d(p.d),
         first_id(write.first_id),
         ids_mask(p.ids_mask) {}
-  __device__ __forceinline__ float At(int row, int column) const {
-    return row < memory_rows ? memory[static_cast<int64_t>(row) * d + column]
-                             : ToFloat(embeddings[ids[(first_id + row - memory_rows) & ids_mask] * ld + column]);
+  __device__ __forceinline__ const Embedding* EmbeddingOf(int row) const {  // row: of a token
+    return embeddings + ids[(first_id + row - memory_rows) & ids_mask] * ld;
   }
-  // Calls with(row, value) for all rows of a column in order, the loads ahead.
-  template <typename With>
-  __device__ __forceinline__ void ForEach(int column, With with) const {
-    constexpr int kAhead = 13;
-    for (int from = 0; from < count; from += kAhead) {
-      float values[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) values[i] = At(min(from + i, count - 1), column);
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (from + i < count) with(from + i, values[i]);
-      }
+  // Copies the ids into `shared`, where loads ask for them at no cost. All threads from `first` on; the caller
+  // synchronizes.
+  __device__ __forceinline__ void StageIds(int32_t* shared, int first) {
+    for (int i = static_cast<int>(threadIdx.x) - first; i >= 0 && i < count - memory_rows; i += blockDim.x - first) {
+      shared[i] = ids[(first_id + i) & ids_mask];
     }
+    ids = shared;
+    first_id = 0;
+    ids_mask = 0x7fffffff;
+  }
+  // Calls with(row, value) for all rows of a column in order, kAhead loads at a time: memory and tokens apart, since
+  // loads on both sides of a branch would wait for each other.
+  template <int kAhead, typename With>
+  __device__ __forceinline__ void ForEach(int column, With with) const {
+    const auto for_rows = [&](int first, int end, auto value_at) {
+      for (int from = first; from < end; from += kAhead) {
+        float values[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) values[i] = value_at(min(from + i, end - 1));
+        __syncwarp(__activemask());  // or the compiler would use the first before it asks for the last
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (from + i < end) with(from + i, values[i]);
+        }
+      }
+    };
+    for_rows(0, memory_rows, [&](int row) { return memory[static_cast<int64_t>(row) * d + column]; });
+    for_rows(memory_rows, count, [&](int row) { return ToFloat(EmbeddingOf(row)[column]); });
   }
 };
 
-template <typename Embedding>
+inline constexpr int kRowsAhead = 13;
+template <int kAhead = kRowsAhead, typename Embedding>
 __device__ __forceinline__ float MeanOfRows(const WindowRows<Embedding>& rows, int column) {
   float sum = 0;
-  rows.ForEach(column, [&](int, float value) { sum += value; });
+  rows.template ForEach<kAhead>(column, [&](int, float value) { sum += value; });
   return sum / static_cast<float>(rows.count);
 }
 
@@ -68,8 +83,15 @@ __device__ __forceinline__ float MeanOfRows(const WindowRows<Embedding>& rows, i
 template <typename Embedding>
 __device__ __forceinline__ float PoolScore(const WindowRows<Embedding>& rows, int row, const float* key, float scale) {
   float score = 0;
-#pragma unroll 8
-  for (int i = threadIdx.x % kWarp; i < rows.d; i += kWarp) score = fmaf(key[i], rows.At(row, i), score);
+  const auto multiply = [&](const auto* values) {
+#pragma unroll 12
+    for (int i = threadIdx.x % kWarp; i < rows.d; i += kWarp) score = fmaf(key[i], ToFloat(values[i]), score);
+  };
+  if (row < rows.memory_rows) {
+    multiply(rows.memory + static_cast<int64_t>(row) * rows.d);
+  } else {
+    multiply(rows.EmbeddingOf(row));
+  }
   return __fmul_rn(WarpSum(score), scale);
 }
 
@@ -88,10 +110,10 @@ __device__ __forceinline__ void PoolSoftmax(const float* scores, int count, int 
   for (int row = count + lane; row < window; row += kWarp) weights[row] = 0;
 }
 
-template <typename Embedding>
+template <int kAhead = kRowsAhead, typename Embedding>
 __device__ __forceinline__ float WeightedRows(const WindowRows<Embedding>& rows, const float* weights, int column) {
   float sum = 0;
-  rows.ForEach(column, [&](int row, float value) { sum = fmaf(weights[row], value, sum); });
+  rows.template ForEach<kAhead>(column, [&](int row, float value) { sum = fmaf(weights[row], value, sum); });
   return sum;
 }
 

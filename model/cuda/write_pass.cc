@@ -6,7 +6,6 @@
 namespace smt::cuda {
 namespace {
 
-constexpr int kMaxGraphWrites = 128;  // above, the device is busy for longer than launching takes
 constexpr Recurrence kOneStep = {MambaConv, MambaScan, MambaStep, SimpleSsm, PushMemory};
 
 }  // namespace
@@ -84,7 +83,6 @@ void WritePass::Run(const Pooling& pooling, int blocks) {
     return RunWritePass(call, &arrivals_, blocks, stream_);
   }
   const auto queue = [&] { layers_.Run(pooling, pool_weights_.as<float>(), kOneStep); };
-  if (pooling.count > kMaxGraphWrites) return queue();
   graphs_.Run(static_cast<uint64_t>(pooling.count) * 2 + (pooling.ids_mask == 0x7fffffff ? 1 : 0), queue);
 }
 

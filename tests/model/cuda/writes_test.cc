@@ -359,6 +359,25 @@ TEST_F(WritePassTest, ManyWritesGiveTheBitsOfAFewAtATime) {
   }
 }
 
+// Ranks of any kind, channels that do not fill the last block, and so many that blocks go through their rows twice.
+TEST_F(WritePassTest, ManyWritesOfOtherShapesDoSo) {
+  constexpr int kSlots = WritePass::kMaxWrites;
+  uint32_t seed = 0;
+  for (const StrideHybridConfig& config :
+       {NewConfig(768, 2, 8), NewConfig(768, 2, 128), NewConfig(1024, 2, 64), NewConfig(72, 3, 6)}) {
+    const Model model(config, true);
+    Way many(model, kSlots), few(model, kSlots);
+    for (const int count : {33, 64, 100, 129, 190, 256}) {
+      const std::vector<Write> writes = RandomWrites(config, kSlots, count, ++seed);
+      many.Run(writes, WritePass::kApart);
+      for (size_t first = 0; first < writes.size(); first += kMaxWritePassWrites) {
+        few.Run(std::span(writes).subspan(first, std::min<size_t>(writes.size() - first, kMaxWritePassWrites)), 48);
+      }
+      ASSERT_TRUE(SameBits(many.Fetch(), few.Fetch())) << count << " writes, d_model " << config.d_model;
+    }
+  }
+}
+
 // It begins not long before the tags do so anew.
 TEST_F(WritePassTest, TagsBeginAnewWithoutATrace) {
   const StrideHybridConfig config = Narrow();
