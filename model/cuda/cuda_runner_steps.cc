@@ -198,7 +198,7 @@ void CudaSlotRunner::DrawRows(std::span<const Item> items, QueuedStep& step, siz
                      .top = std::min(item.sampling->top_logprobs, kMaxTopLogprobs),
                      .edits = edited ? static_cast<int32_t>(edits_.rows().size()) - 1 : -1});
   }
-  float* const logits = transformer_.Head(slots + first, count, SpareForWrites());
+  float* const logits = transformer_.Head(slots + first, count, SpareForWrites(), step.drawn[first].slot);
   const int64_t ld = transformer_.logits_stride();
   int32_t* const ids = drawn_.as<int32_t>() + first;
   if (Timed()) timing_.draw.Record(stream_);  // of more rows than the head takes at once: the last ones

@@ -23,6 +23,10 @@ inline constexpr int Padded(int64_t k) { return static_cast<int>((k + kPad - 1) 
 
 void CheckCuda(cudaError_t error, const char* what);
 
+// `bytes` > 0 of the host's memory, which may be reused at once, to `to` in device memory, on 16 bytes.
+inline constexpr size_t kMostStoredBytes = 2048;
+void StoreBytes(void* to, const void* from, size_t bytes, cudaStream_t stream);
+
 // kSplit, of weights only: float32 as the sum of two bfloat16, 2^-17 from it, for rows of float32.
 enum class Type { kFloat32, kBfloat16, kFloat16, kSplit };
 inline constexpr bool IsShort(Type type) { return type == Type::kBfloat16 || type == Type::kFloat16; }

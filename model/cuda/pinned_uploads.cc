@@ -1,6 +1,7 @@
 #include "model/cuda/pinned_uploads.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "model/cuda/kernels.h"
@@ -61,6 +62,9 @@ void PinnedUploads::Upload(void* to, size_t bytes) {
 
 void PinnedUploads::Copy(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
+  if (bytes <= kMostStoredBytes && reinterpret_cast<uintptr_t>(to) % kAlignment == 0) {
+    return StoreBytes(to, from, bytes, stream_);
+  }
   std::memcpy(Reserve(bytes), from, bytes);
   Upload(to, bytes);
 }

@@ -27,7 +27,7 @@ class PinnedUploads {
   void* Reserve(size_t bytes);
   // Queues the copy of the first `bytes` of what Reserve gave last to device memory.
   void Upload(void* to, size_t bytes);
-  // All of it: `from` may be reused as soon as this returns.
+  // All of it: `from` may be reused as soon as this returns. A few bytes go with a kernel instead (StoreBytes).
   void Copy(void* to, const void* from, size_t bytes);
 
  private:

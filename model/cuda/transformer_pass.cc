@@ -225,10 +225,15 @@ void TransformerPass::Queue(int count, int wanted, bool keep_tokens, const SlotM
   norm(weights_.norm_f, &left, to_slots_, outputs_);
 }
 
-float* TransformerPass::Head(const int32_t* slots, int count, int spare) {
-  GatherRows(weights_.window_type, outputs_.data(), ld_, slots, count, head_rows_.data(), stream_);
+float* TransformerPass::Head(const int32_t* slots, int count, int spare, int only) {
+  const void* rows = head_rows_.data();
+  if (count == 1 && only >= 0) {
+    rows = outputs_.as<std::byte>() + only * output_bytes_per_slot();
+  } else {
+    GatherRows(weights_.window_type, outputs_.data(), ld_, slots, count, head_rows_.data(), stream_);
+  }
   RunLinear(weights_.head,
-            {.x = head_rows_.data(),
+            {.x = rows,
              .ldx = ld_,
              .rows = count,
              .y = logits_.data(),

@@ -31,8 +31,8 @@ class TransformerPass {
            std::span<const int32_t> to_slots, bool keep_tokens, const SlotMemory& slots, const IdRings& rings,
            int spare = 0);
   // logits [count, V], rows logits_stride() apart, in device memory, of the outputs of `slots` (in device memory);
-  // valid until the next call.
-  float* Head(const int32_t* slots, int count, int spare = 0);
+  // valid until the next call. `only`: the slot, where it is one and the host knows it.
+  float* Head(const int32_t* slots, int count, int spare = 0, int only = -1);
   int64_t logits_stride() const { return ld_logits_; }
   static constexpr int kMaxHeadRows = 1024;  // of one Head
 

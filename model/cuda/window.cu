@@ -55,7 +55,9 @@ __global__ void __launch_bounds__(kNormThreads)
   NormalizeTogether(v, has, d, w, b, norm.bias != nullptr, epsilon, sums, y + to * ldy);
 }
 
-__global__ void AppendKernel(const Append* __restrict__ appends, int count, IdRings rings) {
+__global__ void AppendKernel(const Append* appends, int count, IdRings rings) {
+  AwaitPrevious();
+  LetNextBegin();
   const int at = blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= count) return;
   const Append append = appends[at];
@@ -231,8 +233,8 @@ void LaunchFinish(const Addends& addends, const float* bias, float* x, int64_t l
 void AppendIds(const Append* appends, int count, const IdRings& rings, cudaStream_t stream) {
   if (count == 0) return;
   constexpr int kThreads = 256;
-  AppendKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(appends, count, rings);
-  CheckCuda(cudaGetLastError(), "launching the ids' kernel");
+  LaunchChained(AppendKernel, (count + kThreads - 1) / kThreads, kThreads, 0, stream, "launching the ids' kernel",
+                appends, count, rings);
 }
 
 void EmbedRows(Type type, Type embedding_type, const Row* rows, int count, const SlotMemory& slots,
