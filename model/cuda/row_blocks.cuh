@@ -21,6 +21,17 @@ inline constexpr int kThreads = 1024, kWarps = kThreads / kWarp;
 inline constexpr int kMaxBlocks = 8;  // of a row
 static_assert(kWarps == kWarp);
 
+// In shared memory; else a compiler asks for the base of the block's over and over.
+__device__ __forceinline__ unsigned SharedAddress(const void* place) {
+  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(place));
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
+// Counts the bytes that blocks of a row send to a block. What was sent is all that Await promises to see; it takes half
+// the time of a barrier of the cluster, which waits for all that was written before.
+using Box = uint64_t;
+
 // The blocks of a row.
 template <bool kCluster>
 struct Blocks {
@@ -30,9 +41,16 @@ struct Blocks {
   __device__ Shared& SharedOf(Shared& own, int) const {
     return own;
   }
+  // Before the first Wait, by one thread.
+  __device__ void Open(Box*, int) const {}
   __device__ void Arrive() const {}
   __device__ void Wait() const {}
   __device__ void Sync() const { __syncthreads(); }
+  template <typename T>
+  __device__ void Send(T* to, T number, int, Box*) const {
+    *to = number;
+  }
+  __device__ void Await(Box*, unsigned, unsigned) const { __syncthreads(); }
 };
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 template <>
@@ -43,9 +61,56 @@ struct Blocks<true> {
   __device__ Shared& SharedOf(Shared& own, int rank) const {
     return *cooperative_groups::this_cluster().map_shared_rank(&own, rank);
   }
-  __device__ void Arrive() const { cooperative_groups::cluster_group::barrier_arrive(); }
-  __device__ void Wait() const { cooperative_groups::cluster_group::barrier_wait(); }
+  __device__ void Open(Box* boxes, int box_count) const {
+    for (int i = 0; i < box_count; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(SharedAddress(&boxes[i])) : "memory");
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+  }
+  // Others are known to run after a Wait; nothing that was written before Arrive is promised but opened boxes.
+  __device__ void Arrive() const { asm volatile("barrier.cluster.arrive.relaxed.aligned;" : : : "memory"); }
+  __device__ void Wait() const { asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory"); }
   __device__ void Sync() const { cooperative_groups::this_cluster().sync(); }
+  // Stores a number of 4 or 8 bytes in the block of that rank, and counts them in its box. `to` and `box`: this block's.
+  template <typename T>
+  __device__ void Send(T* to, T number, int to_rank, Box* box) const {
+    const unsigned at = AddressIn(to_rank, to), counter = AddressIn(to_rank, box);
+    if constexpr (sizeof(T) == 8) {
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];"
+                   :
+                   : "r"(at), "l"(number), "r"(counter)
+                   : "memory");
+    } else {
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+                   :
+                   : "r"(at), "r"(number), "r"(counter)
+                   : "memory");
+    }
+  }
+  // By all threads: until so many bytes have come into the box, for the first (parity 0), second (1), third (0) time.
+  __device__ void Await(Box* box, unsigned bytes, unsigned parity) const {
+    const unsigned at = SharedAddress(box);
+    if (threadIdx.x == 0) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" : : "r"(at), "r"(bytes) : "memory");
+    }
+    unsigned done;
+    do {
+      asm volatile(
+          "{\n\t.reg .pred p;\n\t"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+          "selp.u32 %0, 1, 0, p;\n\t}"
+          : "=r"(done)
+          : "r"(at), "r"(parity)
+          : "memory");
+    } while (done == 0);
+  }
+
+ private:
+  __device__ static unsigned AddressIn(int rank, const void* place) {
+    unsigned there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(SharedAddress(place)), "r"(rank));
+    return there;
+  }
 };
 #endif
 // Whether the code that is compiled can run with these blocks.

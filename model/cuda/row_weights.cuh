@@ -20,6 +20,7 @@ __host__ __device__ constexpr int RoundUp(int ids) { return (ids + kStep - 1) / 
 
 struct RowShared {
   Sum of_warp[2][kMaxBlocks][kDrawWarps];  // by rank; taken in turn
+  Box shown[2];
 };
 
 __device__ __forceinline__ int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
@@ -45,19 +46,28 @@ struct RowWeights {
   RowShared& s;
   unsigned* held;     // kHeld: logits, then weights, -infinity and 0 after them up to a whole step
   const float* from;  // logits
-  int first, count;
+  int vocab, ids_a_block, first, count;
   Blocks<kCluster> blocks;
   int begin, end;  // of the warp's ids, in steps
   Scale scale = {};
   float highest = -INFINITY;  // of the thread's logits
   int most = 0;               // of the thread's ids weigh 2^32
-  int turn = 0;
+  int turn = -1;  // of Show
 
-  __device__ RowWeights(RowShared& shared, unsigned* held_at, const float* logits, int first_id, int ids)
-      : s(shared), held(held_at), from(logits), first(first_id), count(ids) {
-    const int of_warp = RoundUp((count + kDrawWarps - 1) / kDrawWarps);
-    begin = Warp() * of_warp;
-    end = min(begin + of_warp, RoundUp(count));
+  __device__ RowWeights(RowShared& shared, unsigned* held_at, const float* logits, int all, int of_block)
+      : s(shared), held(held_at), vocab(all), ids_a_block(of_block) {
+    first = blocks.rank() * ids_a_block;
+    count = max(min(ids_a_block, vocab - first), 0);
+    from = logits + first;
+    begin = Warp() * IdsOfWarp(count);
+    end = min(begin + IdsOfWarp(count), RoundUp(count));
+  }
+
+  __device__ static int IdsOfWarp(int ids) { return RoundUp((ids + kDrawWarps - 1) / kDrawWarps); }
+  // Which warp of the block of that rank has the id.
+  __device__ int WarpOf(int rank, int id) const {
+    const int first_id = rank * ids_a_block;
+    return (id - first_id) / IdsOfWarp(min(ids_a_block, vocab - first_id));
   }
 
   // body(i) for each batch of the thread, from i on.
@@ -66,29 +76,56 @@ struct RowWeights {
     for (int i = begin + Lane() * kBatch; i < end; i += kStep) body(i);
   }
 
-  // Loads the logits, while `meanwhile` does other work.
+  // The same, of a part of the batches: logits come in parts.
+  static constexpr int kParts = 4;
+  template <typename Body>
+  __device__ __forceinline__ void ForOwnOfPart(int part, Body body) const {
+    const int of_part = RoundUp((end - begin + kParts - 1) / kParts), last = min(begin + (part + 1) * of_part, end);
+    for (int i = begin + part * of_part + Lane() * kBatch; i < last; i += kStep) body(i);
+  }
+
+  // Loads the logits, while `meanwhile` does other work. Synchronizes the block.
   template <typename Meanwhile>
-  __device__ void Start(Meanwhile meanwhile) {
+  __device__ void Start(Box* boxes, int box_count, Meanwhile meanwhile) {
+    if (threadIdx.x == 0) {
+      blocks.Open(s.shown, 2);
+      blocks.Open(boxes, box_count);
+    }
     blocks.Arrive();
     if (kHeld) {
       const bool aligned = reinterpret_cast<uintptr_t>(from) % 16 == 0;
-      ForOwn([&](int i) {
-        if (aligned && i + kBatch <= count) {
-          __pipeline_memcpy_async(&held[i], &from[i], kBatch * sizeof(float));
-          return;
-        }
-        for (int j = i; j < i + kBatch; ++j) {
-          if (j < count) {
-            __pipeline_memcpy_async(&held[j], &from[j], sizeof(float));
-          } else {
-            held[j] = __float_as_uint(-INFINITY);
+      for (int part = 0; part < kParts; ++part) {
+        ForOwnOfPart(part, [&](int i) {
+          if (aligned && i + kBatch <= count) {
+            __pipeline_memcpy_async(&held[i], &from[i], kBatch * sizeof(float));
+            return;
           }
-        }
-      });
-      __pipeline_commit();
+          for (int j = i; j < i + kBatch; ++j) {
+            if (j < count) {
+              __pipeline_memcpy_async(&held[j], &from[j], sizeof(float));
+            } else {
+              held[j] = __float_as_uint(-INFINITY);
+            }
+          }
+        });
+        __pipeline_commit();
+      }
     }
     meanwhile();
-    if (kHeld) __pipeline_wait_prior(0);  // each thread goes on with what it copied
+    __syncthreads();
+  }
+  // Each thread goes on with what it copied.
+  __device__ __forceinline__ static void AwaitPart(int part) {
+    switch (part) {
+      case 0:
+        return __pipeline_wait_prior(3);
+      case 1:
+        return __pipeline_wait_prior(2);
+      case 2:
+        return __pipeline_wait_prior(1);
+      default:
+        return __pipeline_wait_prior(0);
+    }
   }
   __device__ __forceinline__ void LoadHeld(int i, unsigned (&values)[kBatch]) const {
     const uint4 four = *reinterpret_cast<const uint4*>(&held[i]);
@@ -130,16 +167,22 @@ struct RowWeights {
     }
   }
 
-  // Every warp of the row shows its x; returns what all show, by rank. Synchronizes the blocks.
-  __device__ const Sum (&Show(Sum x))[kMaxBlocks][kDrawWarps] {
-    turn ^= 1;
-    if (Lane() < blocks.count()) blocks.SharedOf(s, Lane()).of_warp[turn][blocks.rank()][Warp()] = x;
-    blocks.Sync();
-    return s.of_warp[turn];
+  // Every warp of the row shows its x.
+  using Shown = Sum[kMaxBlocks][kDrawWarps];
+  __device__ void Show(Sum x) {
+    ++turn;
+    if (Lane() < blocks.count()) blocks.Send(&s.of_warp[turn & 1][blocks.rank()][Warp()], x, Lane(), ShowBox());
+  }
+  __device__ Box* ShowBox() const { return &s.shown[turn & 1]; }
+  // What all have shown, by rank, and `more` bytes of each block that were sent to the same box.
+  __device__ Shown& SeeShown(unsigned more = 0) const {
+    blocks.Await(ShowBox(), blocks.count() * (kDrawWarps * sizeof(Sum) + more), turn >> 1 & 1);
+    return s.of_warp[turn & 1];
   }
   // The greatest x of the row.
   __device__ unsigned MaxOfAll(unsigned x) {
-    const auto& shown = Show(__reduce_max_sync(kAll, x));
+    Show(__reduce_max_sync(kAll, x));
+    const auto& shown = SeeShown();
     x = 0;
     for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) {
       x = max(x, static_cast<unsigned>(shown[i / kDrawWarps][i % kDrawWarps]));
@@ -149,9 +192,8 @@ struct RowWeights {
   struct Sums {
     Sum before, own, total;  // of the warps before, of this one, of all
   };
-  __device__ Sums SumAll(Sum x) {
-    Sums sums = {0, WarpSum(x), 0};
-    const auto& shown = Show(sums.own);
+  __device__ Sums SumsOf(const Shown& shown) const {
+    Sums sums = {0, shown[blocks.rank()][Warp()], 0};
     for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) {
       const Sum other = shown[i / kDrawWarps][i % kDrawWarps];
       if (i < blocks.rank() * kDrawWarps + Warp()) sums.before += other;
@@ -159,15 +201,28 @@ struct RowWeights {
     }
     return {WarpSum(sums.before), sums.own, WarpSum(sums.total)};
   }
+  __device__ Sum TotalOf(const Shown& shown) const {
+    Sum total = 0;
+    for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) total += shown[i / kDrawWarps][i % kDrawWarps];
+    return WarpSum(total);
+  }
+  __device__ Sums SumAll(Sum x) {
+    Show(WarpSum(x));
+    return SumsOf(SeeShown());
+  }
 
   // The row's largest logit.
   __device__ float Max() {
-    ForOwn([&](int i) {
-      float logits[kBatch];
-      LoadLogits(i, logits);
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) highest = fmaxf(highest, logits[j]);
-    });
+    for (int part = 0; part < kParts; ++part) {
+      if (kHeld) AwaitPart(part);
+      ForOwnOfPart(part, [&](int i) {
+        float logits[kBatch];
+        LoadLogits(i, logits);
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) highest = fmaxf(highest, logits[j]);
+      });
+    }
     blocks.Wait();  // for the others to run
     return LogitOf(Sum{MaxOfAll(static_cast<unsigned>(Rank(highest, 0) >> 32))} << 32);
   }

@@ -19,9 +19,13 @@ namespace {
 // kFineBits leading bits; where a bin of so many ids that it overflows matters, its ids would find no room in the list.
 constexpr int kFineShift = 17, kFineLeast = 23 - kFineShift, kFineAnOctave = 1 << (23 - kFineShift), kFineBits = 20;
 constexpr unsigned kFineBias = (127 + kFineLeast) * kFineAnOctave;
-constexpr int kFineBins = (32 - kFineLeast) * kFineAnOctave + 4;
-constexpr int kListed = 512;  // ids of a bin
-static_assert(kListed <= kDrawThreads);
+constexpr int kOctaves = 32 - kFineLeast + 1;  // 2^32 has one of its own
+constexpr int kFineBins = kOctaves * kFineAnOctave;
+static_assert(kFineAnOctave == 2 * kWarp && kOctaves <= kWarp && kFineAnOctave * kMaxBlocks <= kDrawThreads);
+// Ids of one fine bin, in equal parts those of each block. They are told apart by 7 bits more.
+constexpr int kListed = 832, kListedEach = (kListed + kDrawThreads - 1) / kDrawThreads;
+constexpr int kPartShift = 10, kParts = 1 << (kFineShift - kPartShift), kShort = 64;
+static_assert(kParts == 4 * kWarp);
 
 // Bins of the first exact histogram go by the exponent and 5 more bits, those of the next two by 9 more each.
 constexpr int kFirstShift = 18, kDigit = 9;
@@ -58,24 +62,31 @@ struct alignas(16) Shared : RowShared {  // the held ids follow
     struct {
       union {
         unsigned bins[kFineBins];
-        Sum gathered[kFineBins / 2];  // keys of all blocks' lists
+        Sum list[kListed];  // keys
       };
-      Sum list[kListed];  // keys
+      union {
+        struct {  // of all blocks, by rank
+          Sum octaves[kMaxBlocks][kOctaves];
+          unsigned octave[kMaxBlocks][kFineAnOctave];  // bins of one
+        };
+        struct {
+          unsigned low[kParts], high[kParts];  // sums of 16 bits each
+          Sum keys[kShort];
+          int key_count;
+        } part;
+      };
     } fine;
   };
   Sum scan[kDrawWarps];
   Found found;
   Cut cut;
-  int listed, id;
+  Sum dropped;
+  int id;
+  unsigned listed, listed_of[kMaxBlocks];
   unsigned aside[kWarp];  // for what no fine bin takes
+  Box octave_came, list_came;
 };
 
-// In shared memory; else a compiler asks for the base of the block's over and over.
-__device__ __forceinline__ unsigned AddressOf(const void* place) {
-  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(place));
-  asm volatile("" : "+r"(address));
-  return address;
-}
 __device__ __forceinline__ void AddShared(unsigned address, unsigned amount) {
   asm volatile("red.shared.add.u32 [%0], %1;" : : "r"(address), "r"(amount) : "memory");
 }
@@ -93,7 +104,7 @@ struct CutFinder {
   // Weighs the row's ids and fills the fine bins; returns the thread's sum of weights.
   __device__ Sum WeighAll(bool by_count) const {
     const unsigned one = by_count ? 1 : 1u << (kFineBits - 1), mask = by_count ? 0 : one - 1;
-    const unsigned bins = AddressOf(s.fine.bins) - kFineBias * sizeof(unsigned), aside = AddressOf(&s.aside[Lane()]);
+    const unsigned bins = SharedAddress(s.fine.bins) - kFineBias * sizeof(unsigned), aside = SharedAddress(&s.aside[Lane()]);
     return row.WeighAll([&](unsigned bits) {
       const unsigned bin = bins + ((bits & ~((1u << kFineShift) - 1)) >> (kFineShift - 2));
       AddShared(bits >= kFineBias << kFineShift ? bin : aside, (bits >> (24 - kFineBits) & mask) | one);
@@ -136,95 +147,174 @@ struct CutFinder {
     return s.found;
   }
 
-  // Finds the cut that keeps the heaviest ids, so many or so much of them, by the fine bins; also sums what it keeps.
-  // False: not so.
-  __device__ bool FindCutFast(bool by_count, Sum target, Cut* cut, typename Row::Sums* kept) {
-    const Found found = FindBin<kFineBins>(
-        [&](const Shared& of, int bin) {
-          const Sum sum = of.fine.bins[bin];
-          return by_count ? sum : sum << (bin / kFineAnOctave) >> (kFineBits - 1 - kFineLeast);
-        },
-        // Less what the weights lose with their lower bits.
-        [&](Sum) { return by_count ? target : target - (target >> (kFineBits + 1)) - (target >> (kFineBits + 2)); });
+  // What a fine bin, or several of an octave, stand for: ids or their weights, which lost their lower bits.
+  __device__ __forceinline__ static Sum AmountOf(Sum bin, int octave, bool by_count) {
+    return by_count ? bin : bin << octave >> (kFineBits - 1 - kFineLeast);
+  }
+  // Of the lanes' amounts, the first lane that reaches the target, whose part before it is taken from the target; -1.
+  __device__ static int FindLane(Sum amount, Sum* target) {
+    const Sum through = WarpScan(amount);
+    const unsigned reach = __ballot_sync(kAll, through >= *target);
+    const int lane = __ffs(static_cast<int>(reach)) - 1;
+    if (lane >= 0) *target -= __shfl_sync(kAll, through - amount, lane);
+    return lane;
+  }
+  // Finds the fine bin, from the highest down, where the amounts reach the target. Each warp does.
+  __device__ Found FindFineBin(bool by_count, Sum target) const {
+    Sum amount = 0;
+    for (int i = 0; Lane() < kOctaves && i < row.blocks.count(); ++i) {
+      amount += s.fine.octaves[i][kOctaves - 1 - Lane()];
+    }
+    const int octave = kOctaves - 1 - FindLane(amount, &target);
+    if (octave == kOctaves) return {-1, 0, 0};
+    if (static_cast<int>(threadIdx.x) < row.blocks.count() * kFineAnOctave) {
+      const int bin = static_cast<int>(threadIdx.x) % kFineAnOctave;
+      row.blocks.Send(&s.fine.octave[row.blocks.rank()][bin], s.fine.bins[octave * kFineAnOctave + bin],
+                      static_cast<int>(threadIdx.x) / kFineAnOctave, &s.octave_came);
+    }
+    row.blocks.Await(&s.octave_came, row.blocks.count() * kFineAnOctave * sizeof(unsigned), 0);
+    Sum low = 0, high = 0;
+    const int pair = kWarp - 1 - Lane();
+    for (int i = 0; i < row.blocks.count(); ++i) {
+      const uint2 two = reinterpret_cast<const uint2*>(s.fine.octave[i])[pair];
+      low += two.x, high += two.y;
+    }
+    low = AmountOf(low, octave, by_count), high = AmountOf(high, octave, by_count);
+    int lane = FindLane(low + high, &target);
+    if (lane < 0) lane = kWarp - 1;  // rounding
+    high = __shfl_sync(kAll, high, lane);
+    const bool upper = target <= high;
+    return {octave * kFineAnOctave + 2 * (kWarp - 1 - lane) + upper, upper ? target : target - high, 0};
+  }
+
+  // Weighs the ids and finds the cut that keeps the `top_k` heaviest of them, or, if that is 0, the fewest whose weights
+  // reach `top_p` of all, by the fine bins; also sums what it keeps. False: not so.
+  __device__ bool FindCutFast(int top_k, float top_p, Cut* cut, typename Row::Sums* kept) {
+    bool by_count = top_k > 0;
+    row.Show(WarpSum(WeighAll(by_count)));
+    __syncthreads();
+    for (int octave = Warp(); octave < kOctaves; octave += kDrawWarps) {
+      const uint2 two = reinterpret_cast<const uint2*>(&s.fine.bins[octave * kFineAnOctave])[Lane()];
+      const Sum sum = WarpSum(Sum{two.x} + two.y);
+      if (Lane() >= row.blocks.count()) continue;
+      row.blocks.Send(&s.fine.octaves[row.blocks.rank()][octave], AmountOf(sum, octave, by_count), Lane(),
+                      row.ShowBox());
+    }
+    const Sum all = row.TotalOf(row.SeeShown(kOctaves * sizeof(Sum)));
+    const Sum target = by_count ? Sum(top_k) : ::max(Sum{TopPThreshold(top_p, all)}, Sum{1});
+    // Less what the weights lose with their lower bits.
+    const Found found = FindFineBin(
+        by_count, by_count ? target : target - (target >> (kFineBits + 1)) - (target >> (kFineBits + 2)));
     if (found.bin < 0) return false;
     const unsigned bits = (kFineBias + static_cast<unsigned>(found.bin)) << kFineShift;
     const unsigned least = Scale::Held(bits), greatest = Scale::Held(bits + (1u << kFineShift) - 1);
+    const unsigned room = kListed / row.blocks.count();  // of a block
     Sum above = greatest < kMaxWeight ? row.most : 0;
     row.ForOwn([&](int i) {
       unsigned weights[kBatch];
       row.Load(i, weights);
       bool any = false;
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) any |= weights[j] >= least && weights[j] <= greatest;
+      for (int j = 0; j < kBatch; ++j) any |= weights[j] - least <= greatest - least;
       above += Sum{weights[0] > greatest ? weights[0] : 0} + (weights[1] > greatest ? weights[1] : 0);
       above += Sum{weights[2] > greatest ? weights[2] : 0} + (weights[3] > greatest ? weights[3] : 0);
       if (!any) return;
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        if (weights[j] < least || weights[j] > greatest) continue;
-        const int at = atomicAdd(&s.listed, 1);
-        if (at < kListed) s.fine.list[at] = KeyOf(weights[j], row.first + i + j);
+        if (weights[j] - least > greatest - least) continue;
+        const unsigned at = atomicAdd(&s.listed, 1);
+        for (int to = 0; at < room && to < row.blocks.count(); ++to) {
+          row.blocks.Send(&s.fine.list[row.blocks.rank() * room + at], KeyOf(weights[j], row.first + i + j), to,
+                          &s.list_came);
+        }
       }
     });
-    *kept = row.SumAll(above);
-    if (!by_count && target <= kept->total) return false;
-    Sum rest = by_count ? found.rest : target - kept->total;
+    row.Show(WarpSum(above));
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < row.blocks.count()) {
+      row.blocks.Send(&s.listed_of[row.blocks.rank()], s.listed, static_cast<int>(threadIdx.x), row.ShowBox());
+    }
+    auto& shown = row.SeeShown(sizeof(unsigned));
+    for (int i = threadIdx.x; i < 2 * kParts; i += kDrawThreads) s.fine.part.low[i] = 0;
+    if (threadIdx.x == 0) s.fine.part.key_count = s.id = 0, s.dropped = 0;
+    const unsigned listed = Lane() < row.blocks.count() ? s.listed_of[Lane()] : 0;
+    row.blocks.Await(&s.list_came, __reduce_add_sync(kAll, min(listed, room)) * sizeof(Sum), 0);
+    if (row.blocks.count() > 1) __syncthreads();
+    if (__any_sync(kAll, listed > room)) return false;
+    const Sum kept_above = row.TotalOf(shown);
+    if (!by_count && target <= kept_above) return false;
+    Sum rest = by_count ? found.rest : target - kept_above;
     if (least == kMaxWeight && !by_count) {
       by_count = true;
       rest = (rest + kMaxWeight) >> 32;
     }
-    const int candidates = Gather();
-    if (candidates < 0 || !FindLast(by_count, rest, candidates)) return false;
+    Sum keys[kListedEach];
+#pragma unroll
+    for (int j = 0; j < kListedEach; ++j) {
+      const unsigned at = threadIdx.x + j * kDrawThreads, from = at / room;
+      keys[j] = at < kListed && at - from * room < s.listed_of[from] ? s.fine.list[at] : 0;
+    }
+    if (!FindLast(by_count, rest, bits, keys)) return false;
     *cut = s.cut;
-    Sum before = 0, own = 0, all = 0, dropped = 0;
-    for (int i = Lane(); i < candidates; i += kWarp) {
-      const Sum key = s.fine.gathered[i], weight = WeightOf(HeldOf(key));
-      const int id = IdOf(key);
-      if (cut->Keeps(HeldOf(key), id)) {
-        all += weight;
-        if (id < row.first + row.begin) before += weight;
-        if (id >= row.first + row.begin && id < row.first + row.end) own += weight;
-      } else if (HeldOf(key) == cut->weight) {
-        dropped += weight;
+    const Sum last = KeyOf(cut->weight, cut->last_id);
+#pragma unroll
+    for (int j = 0; j < kListedEach; ++j) {
+      if (keys[j] >= last) {
+        const unsigned from = (threadIdx.x + j * kDrawThreads) / room;
+        atomicAdd(&shown[from][row.WarpOf(from, IdOf(keys[j]))], WeightOf(HeldOf(keys[j])));
+      } else if (HeldOf(keys[j]) == cut->weight) {
+        atomicAdd(&s.dropped, WeightOf(cut->weight));
       }
     }
-    cut->dropped = WarpSum(dropped);
-    *kept = {kept->before + WarpSum(before), kept->own + WarpSum(own), kept->total + WarpSum(all)};
+    __syncthreads();
+    cut->dropped = s.dropped;
+    *kept = row.SumsOf(shown);
     return true;
   }
-  // Brings the blocks' lists together. Returns how many ids they have, -1 if too many. Synchronizes the blocks.
-  __device__ int Gather() const {
-    const int listed = Lane() < row.blocks.count() ? row.blocks.SharedOf(s, Lane()).listed : 0;
-    const int all = __reduce_add_sync(kAll, listed);
-    const bool fits = __all_sync(kAll, listed <= kListed) && all <= kFineBins / 2;
-    int at = threadIdx.x;
-    for (int i = 0; fits && i < row.blocks.count(); ++i) {
-      const int here = __shfl_sync(kAll, listed, i);
-      if (threadIdx.x < here) s.fine.gathered[at] = row.blocks.SharedOf(s, i).fine.list[threadIdx.x];
-      at += here;
+  // s.cut = the listed id with which the sum, or the count, of the greatest reaches `rest`. The thread's are `keys`, of
+  // weights whose bits are `first` or more. Returns whether there is one. Synchronizes the block.
+  __device__ bool FindLast(bool by_count, Sum rest, unsigned first, const Sum (&keys)[kListedEach]) const {
+    auto& part = s.fine.part;
+    const auto part_of = [&](Sum key) { return static_cast<int>((FloatBits(HeldOf(key)) - first) >> kPartShift); };
+    const auto amount_of = [&](Sum key) { return by_count ? 1 : HeldOf(key); };
+#pragma unroll
+    for (int j = 0; j < kListedEach; ++j) {
+      if (keys[j] == 0) continue;
+      const unsigned amount = amount_of(keys[j]);
+      atomicAdd(&part.low[part_of(keys[j])], amount & 0xffffu);
+      if (amount >> 16 != 0) atomicAdd(&part.high[part_of(keys[j])], amount >> 16);
     }
-    if (threadIdx.x == 0) s.id = 0;
-    row.blocks.Sync();
-    return fits ? all : -1;
-  }
-  // s.cut = the gathered id with which the sum, or the count, of the greatest reaches `rest`. Returns whether there is
-  // one. Synchronizes the block.
-  __device__ bool FindLast(bool by_count, Sum rest, int candidates) const {
-    const unsigned mask = by_count ? 0 : kAll, one = by_count ? 1 : 0;
-    const auto amount = [&](Sum key) { return Sum{(HeldOf(key) & mask) | one}; };
-    int sharers = 1;  // threads of a candidate
-    while (sharers < kWarp && 2 * sharers * candidates <= kDrawThreads) sharers *= 2;
-    for (int i = static_cast<int>(threadIdx.x) / sharers; i < (candidates + kWarp - 1) / kWarp * kWarp;
-         i += kDrawThreads / sharers) {
-      const Sum key = i < candidates ? s.fine.gathered[i] : ~Sum{0};
+    __syncthreads();
+    const uint4 low = reinterpret_cast<const uint4*>(part.low)[kWarp - 1 - Lane()];
+    const uint4 high = reinterpret_cast<const uint4*>(part.high)[kWarp - 1 - Lane()];
+    const auto sum_of = [](unsigned low_sum, unsigned high_sum) { return (Sum{high_sum} << 16) + low_sum; };
+    const Sum sums[] = {sum_of(low.w, high.w), sum_of(low.z, high.z), sum_of(low.y, high.y), sum_of(low.x, high.x)};
+    const int lane = FindLane(sums[0] + sums[1] + sums[2] + sums[3], &rest);
+    if (lane < 0) return false;
+    int at = 0;  // in the lane that has it
+    Sum own_rest = rest;
+    while (at < 3 && own_rest > sums[at]) own_rest -= sums[at++];
+    rest = __shfl_sync(kAll, own_rest, lane);
+    const int wanted = kParts - 1 - 4 * lane - __shfl_sync(kAll, at, lane);
+#pragma unroll
+    for (int j = 0; j < kListedEach; ++j) {
+      if (keys[j] == 0 || part_of(keys[j]) != wanted) continue;
+      const int place = atomicAdd(&part.key_count, 1);
+      if (place < kShort) part.keys[place] = keys[j];
+    }
+    __syncthreads();
+    const int count = part.key_count;
+    if (count > kShort) return false;
+#pragma unroll
+    for (int j = 0; j < kListedEach; ++j) {
+      if (keys[j] == 0 || part_of(keys[j]) != wanted) continue;
       Sum through = 0;
-      for (int j = static_cast<int>(threadIdx.x) % sharers; j < candidates; j += sharers) {
-        const Sum other = s.fine.gathered[j];
-        if (other >= key) through += amount(other);
+      for (int i = 0; i < count; ++i) {
+        const Sum other = part.keys[i];
+        if (other >= keys[j]) through += amount_of(other);
       }
-      for (int offset = 1; offset < sharers; offset *= 2) through += __shfl_xor_sync(kAll, through, offset);
-      if (i < candidates && rest <= through && through - amount(key) < rest) {
-        s.cut = {HeldOf(key), IdOf(key), 0};
+      if (rest <= through && through - amount_of(keys[j]) < rest) {
+        s.cut = {HeldOf(keys[j]), IdOf(keys[j]), 0};
         s.id = 1;
       }
     }
@@ -302,14 +392,13 @@ __global__ void __launch_bounds__(kDrawThreads, 2)
     extern __shared__ __align__(16) unsigned char memory[];
     AwaitPrevious();
     const Blocks<kCluster> blocks;
-    const int index = static_cast<int>(blockIdx.x) / blocks.count(), first = blocks.rank() * ids_a_block;
+    const int index = static_cast<int>(blockIdx.x) / blocks.count();
     Shared& s = *reinterpret_cast<Shared*>(memory);
     using Row = RowWeights<kHeld, kCluster>;
-    Row row(s, reinterpret_cast<unsigned*>(memory + sizeof(Shared)), logits + index * ld + first, first,
-            max(min(ids_a_block, vocab - first), 0));
+    Row row(s, reinterpret_cast<unsigned*>(memory + sizeof(Shared)), logits + index * ld, vocab, ids_a_block);
     CutFinder<Row> finder = {s, row};
     const Draw draw = draws[index];
-    row.Start([&] { finder.Clear(); });
+    row.Start(&s.octave_came, 2, [&] { finder.Clear(); });
     const float max = row.Max();
     const float max_scaled = draw.temperature > 0 ? max / draw.temperature : 0.0f;
     if (max == -INFINITY || !(draw.temperature > 0) || !isfinite(max_scaled)) {
@@ -324,9 +413,7 @@ __global__ void __launch_bounds__(kDrawThreads, 2)
     typename Row::Sums kept;
     bool summed = true;
     if (top_k || top_p) {
-      kept = row.SumAll(finder.WeighAll(top_k));
-      const Sum target = top_k ? Sum(draw.top_k) : ::max(Sum{TopPThreshold(draw.top_p, kept.total)}, Sum{1});
-      summed = finder.FindCutFast(top_k, target, &cut, &kept);
+      summed = finder.FindCutFast(top_k ? draw.top_k : 0, draw.top_p, &cut, &kept);
       if (!summed) cut = finder.FindCut(top_k ? draw.top_k : 0, draw.top_p, cut);
       if (top_k && top_p) {
         cut = finder.FindCut(0, draw.top_p, cut);
