@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "model/cuda/bulk_copy.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 
@@ -20,13 +21,6 @@ inline constexpr unsigned kAll = 0xffffffffu;
 inline constexpr int kThreads = 1024, kWarps = kThreads / kWarp;
 inline constexpr int kMaxBlocks = 8;  // of a row
 static_assert(kWarps == kWarp);
-
-// In shared memory; else a compiler asks for the base of the block's over and over.
-__device__ __forceinline__ unsigned SharedAddress(const void* place) {
-  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(place));
-  asm volatile("" : "+r"(address));
-  return address;
-}
 
 // Counts the bytes that blocks of a row send to a block. What was sent is all that Await promises to see; it takes half
 // the time of a barrier of the cluster, which waits for all that was written before.
@@ -50,7 +44,9 @@ struct Blocks {
   __device__ void Send(T* to, T number, int, Box*) const {
     *to = number;
   }
-  __device__ void Await(Box*, unsigned, unsigned) const { __syncthreads(); }
+  __device__ void Await(Box*, unsigned, unsigned) const {}
+  // Where Await is not enough to see what warps of the own block have sent.
+  __device__ void SyncAlone() const { __syncthreads(); }
 };
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 template <>
@@ -83,11 +79,12 @@ struct Blocks<true> {
     } else {
       asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
                    :
-                   : "r"(at), "r"(number), "r"(counter)
+                   : "r"(at), "r"(reinterpret_cast<const unsigned&>(number)), "r"(counter)
                    : "memory");
     }
   }
-  // By all threads: until so many bytes have come into the box, for the first (parity 0), second (1), third (0) time.
+  __device__ void SyncAlone() const {}
+  // By the first thread, and all others that want to see them: until so many bytes have come into the box, for the first (parity 0), second (1), third (0) time.
   __device__ void Await(Box* box, unsigned bytes, unsigned parity) const {
     const unsigned at = SharedAddress(box);
     if (threadIdx.x == 0) {

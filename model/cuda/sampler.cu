@@ -66,7 +66,7 @@ struct alignas(16) Shared : RowShared {  // the held ids follow
       };
       union {
         struct {  // of all blocks, by rank
-          Sum octaves[kMaxBlocks][kOctaves];
+          float octaves[kMaxBlocks][kOctaves];
           unsigned octave[kMaxBlocks][kFineAnOctave];  // bins of one
         };
         struct {
@@ -80,15 +80,32 @@ struct alignas(16) Shared : RowShared {  // the held ids follow
   Sum scan[kDrawWarps];
   Found found;
   Cut cut;
-  Sum dropped;
-  int id;
+  Sum target, dropped;
+  uint64_t random;
+  float guess;
+  int octave, id;
   unsigned listed, listed_of[kMaxBlocks];
   unsigned aside[kWarp];  // for what no fine bin takes
   Box octave_came, list_came;
 };
 
+static_assert(sizeof(Shared) <= 14600);
 __device__ __forceinline__ void AddShared(unsigned address, unsigned amount) {
   asm volatile("red.shared.add.u32 [%0], %1;" : : "r"(address), "r"(amount) : "memory");
+}
+
+// In shared memory; else a compiler asks for the base of the block's over and over.
+__device__ __forceinline__ unsigned AddressOf(const void* place) {
+  unsigned address = SharedAddress(place);
+  asm volatile("" : "+r"(address));
+  return address;
+}
+// To a sum that starts below it with its lower half.
+__device__ __forceinline__ void AddSharedSum(Sum* sum, Sum amount) {
+  auto* const half = reinterpret_cast<unsigned*>(sum);
+  const auto low = static_cast<unsigned>(amount);
+  const unsigned high = static_cast<unsigned>(amount >> 32) + (atomicAdd(half, low) > ~low);
+  if (high != 0) atomicAdd(half + 1, high);
 }
 
 // Finds what is kept of a row.
@@ -104,7 +121,7 @@ struct CutFinder {
   // Weighs the row's ids and fills the fine bins; returns the thread's sum of weights.
   __device__ Sum WeighAll(bool by_count) const {
     const unsigned one = by_count ? 1 : 1u << (kFineBits - 1), mask = by_count ? 0 : one - 1;
-    const unsigned bins = SharedAddress(s.fine.bins) - kFineBias * sizeof(unsigned), aside = SharedAddress(&s.aside[Lane()]);
+    const unsigned bins = AddressOf(s.fine.bins) - kFineBias * sizeof(unsigned), aside = AddressOf(&s.aside[Lane()]);
     return row.WeighAll([&](unsigned bits) {
       const unsigned bin = bins + ((bits & ~((1u << kFineShift) - 1)) >> (kFineShift - 2));
       AddShared(bits >= kFineBias << kFineShift ? bin : aside, (bits >> (24 - kFineBits) & mask) | one);
@@ -148,49 +165,67 @@ struct CutFinder {
   }
 
   // What a fine bin, or several of an octave, stand for: ids or their weights, which lost their lower bits.
-  __device__ __forceinline__ static Sum AmountOf(Sum bin, int octave, bool by_count) {
-    return by_count ? bin : bin << octave >> (kFineBits - 1 - kFineLeast);
+  __device__ __forceinline__ static float AmountOf(Sum bin, int octave, bool by_count) {
+    const auto scale = static_cast<unsigned>(127 + octave + kFineLeast + 1 - kFineBits) << 23;
+    return static_cast<float>(bin) * (by_count ? 1.0f : __uint_as_float(scale));
   }
-  // Of the lanes' amounts, the first lane that reaches the target, whose part before it is taken from the target; -1.
-  __device__ static int FindLane(Sum amount, Sum* target) {
-    const Sum through = WarpScan(amount);
-    const unsigned reach = __ballot_sync(kAll, through >= *target);
-    const int lane = __ffs(static_cast<int>(reach)) - 1;
+  // Of the lanes' amounts, the first lane with which they reach the target, from which the part before it is taken; -1.
+  template <typename Number>
+  __device__ static int FindLane(Number amount, Number* target) {
+    const Number through = WarpScan(amount);
+    const int lane = __ffs(static_cast<int>(__ballot_sync(kAll, through >= *target))) - 1;
     if (lane >= 0) *target -= __shfl_sync(kAll, through - amount, lane);
     return lane;
   }
-  // Finds the fine bin, from the highest down, where the amounts reach the target. Each warp does.
-  __device__ Found FindFineBin(bool by_count, Sum target) const {
-    Sum amount = 0;
-    for (int i = 0; Lane() < kOctaves && i < row.blocks.count(); ++i) {
-      amount += s.fine.octaves[i][kOctaves - 1 - Lane()];
+  // Finds the fine bin, from the highest down, where the amounts reach the target: s.found. Synchronizes the block.
+  __device__ void FindFineBin(bool by_count, int top_k, float top_p) const {
+    if (Warp() == 0) {
+      const Sum all = row.TotalOf(row.SeeShown(kOctaves * sizeof(float)));
+      // Less what the weights lose with their lower bits.
+      const float part = top_p * (1.0f - 0x1p-19f);
+      float target = by_count ? static_cast<float>(top_k) : fmaxf(static_cast<float>(all) * part, 1.0f), amount = 0;
+      for (int i = 0; Lane() < kOctaves && i < row.blocks.count(); ++i) {
+        amount += s.fine.octaves[i][kOctaves - 1 - Lane()];
+      }
+      const int lane = FindLane(amount, &target);
+      if (Lane() == 0) s.octave = lane < 0 ? -1 : kOctaves - 1 - lane, s.guess = target;
+    } else if (Warp() == 1) {
+      const Sum all = row.TotalOf(row.SeeShown(kOctaves * sizeof(float)));
+      if (Lane() == 0) s.target = by_count ? Sum(top_k) : ::max(Sum{TopPThreshold(top_p, all)}, Sum{1});
     }
-    const int octave = kOctaves - 1 - FindLane(amount, &target);
-    if (octave == kOctaves) return {-1, 0, 0};
+    __syncthreads();
+    const int octave = s.octave;
+    if (octave < 0) return;
     if (static_cast<int>(threadIdx.x) < row.blocks.count() * kFineAnOctave) {
       const int bin = static_cast<int>(threadIdx.x) % kFineAnOctave;
       row.blocks.Send(&s.fine.octave[row.blocks.rank()][bin], s.fine.bins[octave * kFineAnOctave + bin],
                       static_cast<int>(threadIdx.x) / kFineAnOctave, &s.octave_came);
     }
-    row.blocks.Await(&s.octave_came, row.blocks.count() * kFineAnOctave * sizeof(unsigned), 0);
-    Sum low = 0, high = 0;
-    const int pair = kWarp - 1 - Lane();
-    for (int i = 0; i < row.blocks.count(); ++i) {
-      const uint2 two = reinterpret_cast<const uint2*>(s.fine.octave[i])[pair];
-      low += two.x, high += two.y;
+    row.blocks.SyncAlone();
+    if (Warp() == 0) {
+      row.blocks.Await(&s.octave_came, row.blocks.count() * kFineAnOctave * sizeof(unsigned), 0);
+      Sum sums[2] = {};  // of the lane's bins, the higher first
+      const int pair = kWarp - 1 - Lane();
+      for (int i = 0; i < row.blocks.count(); ++i) {
+        const uint2 two = reinterpret_cast<const uint2*>(s.fine.octave[i])[pair];
+        sums[0] += two.y, sums[1] += two.x;
+      }
+      const float high = AmountOf(sums[0], octave, by_count), low = AmountOf(sums[1], octave, by_count);
+      float target = s.guess;
+      int lane = FindLane(high + low, &target);
+      if (lane < 0) lane = kWarp - 1;  // rounding
+      if (Lane() == lane) {
+        const bool upper = target <= high;
+        s.found = {octave * kFineAnOctave + 2 * pair + upper, static_cast<Sum>(upper ? target : target - high), 0};
+      }
     }
-    low = AmountOf(low, octave, by_count), high = AmountOf(high, octave, by_count);
-    int lane = FindLane(low + high, &target);
-    if (lane < 0) lane = kWarp - 1;  // rounding
-    high = __shfl_sync(kAll, high, lane);
-    const bool upper = target <= high;
-    return {octave * kFineAnOctave + 2 * (kWarp - 1 - lane) + upper, upper ? target : target - high, 0};
+    __syncthreads();
   }
 
   // Weighs the ids and finds the cut that keeps the `top_k` heaviest of them, or, if that is 0, the fewest whose weights
-  // reach `top_p` of all, by the fine bins; also sums what it keeps. False: not so.
-  __device__ bool FindCutFast(int top_k, float top_p, Cut* cut, typename Row::Sums* kept) {
-    bool by_count = top_k > 0;
+  // reach `top_p` of all, by the fine bins; `kept` are the sums of what it keeps. False: not so.
+  __device__ bool FindCutFast(int top_k, float top_p, Cut* cut, typename Row::Shown** kept) {
+    const bool by_count = top_k > 0;
     row.Show(WarpSum(WeighAll(by_count)));
     __syncthreads();
     for (int octave = Warp(); octave < kOctaves; octave += kDrawWarps) {
@@ -200,12 +235,10 @@ struct CutFinder {
       row.blocks.Send(&s.fine.octaves[row.blocks.rank()][octave], AmountOf(sum, octave, by_count), Lane(),
                       row.ShowBox());
     }
-    const Sum all = row.TotalOf(row.SeeShown(kOctaves * sizeof(Sum)));
-    const Sum target = by_count ? Sum(top_k) : ::max(Sum{TopPThreshold(top_p, all)}, Sum{1});
-    // Less what the weights lose with their lower bits.
-    const Found found = FindFineBin(
-        by_count, by_count ? target : target - (target >> (kFineBits + 1)) - (target >> (kFineBits + 2)));
-    if (found.bin < 0) return false;
+    row.blocks.SyncAlone();
+    FindFineBin(by_count, top_k, top_p);
+    if (s.octave < 0) return false;
+    const Found found = s.found;
     const unsigned bits = (kFineBias + static_cast<unsigned>(found.bin)) << kFineShift;
     const unsigned least = Scale::Held(bits), greatest = Scale::Held(bits + (1u << kFineShift) - 1);
     const unsigned room = kListed / row.blocks.count();  // of a block
@@ -230,75 +263,88 @@ struct CutFinder {
       }
     });
     row.Show(WarpSum(above));
+    *kept = &row.ShownNow();
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < row.blocks.count()) {
       row.blocks.Send(&s.listed_of[row.blocks.rank()], s.listed, static_cast<int>(threadIdx.x), row.ShowBox());
     }
-    auto& shown = row.SeeShown(sizeof(unsigned));
-    for (int i = threadIdx.x; i < 2 * kParts; i += kDrawThreads) s.fine.part.low[i] = 0;
-    if (threadIdx.x == 0) s.fine.part.key_count = s.id = 0, s.dropped = 0;
-    const unsigned listed = Lane() < row.blocks.count() ? s.listed_of[Lane()] : 0;
-    row.blocks.Await(&s.list_came, __reduce_add_sync(kAll, min(listed, room)) * sizeof(Sum), 0);
-    if (row.blocks.count() > 1) __syncthreads();
-    if (__any_sync(kAll, listed > room)) return false;
-    const Sum kept_above = row.TotalOf(shown);
-    if (!by_count && target <= kept_above) return false;
-    Sum rest = by_count ? found.rest : target - kept_above;
-    if (least == kMaxWeight && !by_count) {
-      by_count = true;
-      rest = (rest + kMaxWeight) >> 32;
+    row.blocks.SyncAlone();
+    const bool counts = by_count || least == kMaxWeight;  // of equal weights the sum is one, too
+    if (Warp() == 0) {
+      const Sum above_all = row.TotalOf(row.SeeShown(sizeof(unsigned)));
+      const unsigned listed = Lane() < row.blocks.count() ? s.listed_of[Lane()] : 0;
+      row.blocks.Await(&s.list_came, __reduce_add_sync(kAll, min(listed, room)) * sizeof(Sum), 0);
+      const bool fits = __all_sync(kAll, listed <= room) && (by_count || s.target > above_all);
+      Sum rest = by_count ? found.rest : s.target - above_all;
+      if (counts && !by_count) rest = (rest + kMaxWeight) >> 32;
+      if (Lane() == 0) s.id = fits, s.found.rest = rest;
+    } else {
+      for (int i = threadIdx.x - kWarp; i < 2 * kParts; i += kDrawThreads - kWarp) s.fine.part.low[i] = 0;
+      if (threadIdx.x == kWarp) s.fine.part.key_count = 0, s.dropped = 0, s.cut.weight = 0;
     }
+    __syncthreads();
+    if (s.id == 0) return false;
     Sum keys[kListedEach];
 #pragma unroll
     for (int j = 0; j < kListedEach; ++j) {
       const unsigned at = threadIdx.x + j * kDrawThreads, from = at / room;
       keys[j] = at < kListed && at - from * room < s.listed_of[from] ? s.fine.list[at] : 0;
     }
-    if (!FindLast(by_count, rest, bits, keys)) return false;
+    if (!FindLast(counts, bits, keys)) return false;
     *cut = s.cut;
     const Sum last = KeyOf(cut->weight, cut->last_id);
 #pragma unroll
     for (int j = 0; j < kListedEach; ++j) {
       if (keys[j] >= last) {
         const unsigned from = (threadIdx.x + j * kDrawThreads) / room;
-        atomicAdd(&shown[from][row.WarpOf(from, IdOf(keys[j]))], WeightOf(HeldOf(keys[j])));
+        AddSharedSum(&(**kept)[from][row.WarpOf(from, IdOf(keys[j]))], WeightOf(HeldOf(keys[j])));
       } else if (HeldOf(keys[j]) == cut->weight) {
-        atomicAdd(&s.dropped, WeightOf(cut->weight));
+        AddSharedSum(&s.dropped, WeightOf(cut->weight));
       }
     }
     __syncthreads();
     cut->dropped = s.dropped;
-    *kept = row.SumsOf(shown);
     return true;
   }
-  // s.cut = the listed id with which the sum, or the count, of the greatest reaches `rest`. The thread's are `keys`, of
-  // weights whose bits are `first` or more. Returns whether there is one. Synchronizes the block.
-  __device__ bool FindLast(bool by_count, Sum rest, unsigned first, const Sum (&keys)[kListedEach]) const {
+  // s.cut = the listed id with which the sum, or the count, of the greatest reaches s.found.rest. The thread's are
+  // `keys`, of weights whose bits are `first` or more. Returns whether there is one. Synchronizes the block.
+  __device__ bool FindLast(bool by_count, unsigned first, const Sum (&keys)[kListedEach]) const {
     auto& part = s.fine.part;
-    const auto part_of = [&](Sum key) { return static_cast<int>((FloatBits(HeldOf(key)) - first) >> kPartShift); };
+    const auto part_of = [&](Sum key) {
+      return key == 0 ? -1 : static_cast<int>((FloatBits(HeldOf(key)) - first) >> kPartShift);
+    };
     const auto amount_of = [&](Sum key) { return by_count ? 1 : HeldOf(key); };
 #pragma unroll
     for (int j = 0; j < kListedEach; ++j) {
       if (keys[j] == 0) continue;
       const unsigned amount = amount_of(keys[j]);
       atomicAdd(&part.low[part_of(keys[j])], amount & 0xffffu);
-      if (amount >> 16 != 0) atomicAdd(&part.high[part_of(keys[j])], amount >> 16);
+      if (!by_count) atomicAdd(&part.high[part_of(keys[j])], amount >> 16);
     }
     __syncthreads();
-    const uint4 low = reinterpret_cast<const uint4*>(part.low)[kWarp - 1 - Lane()];
-    const uint4 high = reinterpret_cast<const uint4*>(part.high)[kWarp - 1 - Lane()];
-    const auto sum_of = [](unsigned low_sum, unsigned high_sum) { return (Sum{high_sum} << 16) + low_sum; };
-    const Sum sums[] = {sum_of(low.w, high.w), sum_of(low.z, high.z), sum_of(low.y, high.y), sum_of(low.x, high.x)};
-    const int lane = FindLane(sums[0] + sums[1] + sums[2] + sums[3], &rest);
-    if (lane < 0) return false;
-    int at = 0;  // in the lane that has it
-    Sum own_rest = rest;
-    while (at < 3 && own_rest > sums[at]) own_rest -= sums[at++];
-    rest = __shfl_sync(kAll, own_rest, lane);
-    const int wanted = kParts - 1 - 4 * lane - __shfl_sync(kAll, at, lane);
+    if (Warp() == 0) {
+      const uint4 low = reinterpret_cast<const uint4*>(part.low)[kWarp - 1 - Lane()];
+      const uint4 high = reinterpret_cast<const uint4*>(part.high)[kWarp - 1 - Lane()];
+      const auto sum_of = [](unsigned low_sum, unsigned high_sum) { return (Sum{high_sum} << 16) + low_sum; };
+      const Sum sums[] = {sum_of(low.w, high.w), sum_of(low.z, high.z), sum_of(low.y, high.y), sum_of(low.x, high.x)};
+      Sum rest = s.found.rest;
+      const int lane = FindLane(sums[0] + sums[1] + sums[2] + sums[3], &rest);
+      if (lane < 0 && Lane() == 0) s.found.bin = -2;
+      if (Lane() == lane) {
+        int at = kParts - 1 - 4 * lane;
+#pragma unroll
+        for (int j = 0; j < 3; ++j) {
+          if (at == kParts - 1 - 4 * lane - j && rest > sums[j]) rest -= sums[j], --at;
+        }
+        s.found = {at, rest, 0};
+      }
+    }
+    __syncthreads();
+    const Found wanted = s.found;
+    if (wanted.bin < 0) return false;
 #pragma unroll
     for (int j = 0; j < kListedEach; ++j) {
-      if (keys[j] == 0 || part_of(keys[j]) != wanted) continue;
+      if (part_of(keys[j]) != wanted.bin) continue;
       const int place = atomicAdd(&part.key_count, 1);
       if (place < kShort) part.keys[place] = keys[j];
     }
@@ -307,19 +353,18 @@ struct CutFinder {
     if (count > kShort) return false;
 #pragma unroll
     for (int j = 0; j < kListedEach; ++j) {
-      if (keys[j] == 0 || part_of(keys[j]) != wanted) continue;
+      if (part_of(keys[j]) != wanted.bin) continue;
       Sum through = 0;
       for (int i = 0; i < count; ++i) {
         const Sum other = part.keys[i];
         if (other >= keys[j]) through += amount_of(other);
       }
-      if (rest <= through && through - amount_of(keys[j]) < rest) {
+      if (wanted.rest <= through && through - amount_of(keys[j]) < wanted.rest) {
         s.cut = {HeldOf(keys[j]), IdOf(keys[j]), 0};
-        s.id = 1;
       }
     }
     __syncthreads();
-    return s.id != 0;
+    return s.cut.weight != 0;
   }
 
   // Adds the ids that weigh `least` to `greatest`, or those weights, to the exact bins.
@@ -375,9 +420,12 @@ struct CutFinder {
     if (kept >= equal) return cut;
     cut.dropped = (equal - kept) * weight;
     const auto is_equal = [&](int, unsigned held_weight) -> Sum { return held_weight == least; };
-    row.Locate(row.SumAll(row.SumOwn(is_equal)), kept - 1, is_equal, [&](int id) {
-      for (int i = 0; i < row.blocks.count(); ++i) row.blocks.SharedOf(s, i).id = id;
-    });
+    const auto& shown = row.SumAll(row.SumOwn(is_equal));
+    row.Locate(
+        shown, [&](Sum) { return kept - 1; }, is_equal,
+        [&](int id) {
+          for (int i = 0; i < row.blocks.count(); ++i) row.blocks.SharedOf(s, i).id = id;
+        });
     row.blocks.Sync();
     cut.last_id = s.id;
     return cut;
@@ -390,15 +438,19 @@ __global__ void __launch_bounds__(kDrawThreads, 2)
                int32_t* __restrict__ ids, int32_t* __restrict__ last) {
   if constexpr (kCanRun<kCluster>) {
     extern __shared__ __align__(16) unsigned char memory[];
-    AwaitPrevious();
-    const Blocks<kCluster> blocks;
-    const int index = static_cast<int>(blockIdx.x) / blocks.count();
     Shared& s = *reinterpret_cast<Shared*>(memory);
     using Row = RowWeights<kHeld, kCluster>;
+    const Blocks<kCluster> blocks;
+    const int index = static_cast<int>(blockIdx.x) / blocks.count();
     Row row(s, reinterpret_cast<unsigned*>(memory + sizeof(Shared)), logits + index * ld, vocab, ids_a_block);
     CutFinder<Row> finder = {s, row};
+    row.Prepare(&s.octave_came, 2);
+    finder.Clear();
+    AwaitPrevious();
+    row.Start();
     const Draw draw = draws[index];
-    row.Start(&s.octave_came, 2, [&] { finder.Clear(); });
+    if (Warp() == kDrawWarps - 1) s.random = DrawBits(draw.seed, draw.position);
+    __syncthreads();
     const float max = row.Max();
     const float max_scaled = draw.temperature > 0 ? max / draw.temperature : 0.0f;
     if (max == -INFINITY || !(draw.temperature > 0) || !isfinite(max_scaled)) {
@@ -409,28 +461,26 @@ __global__ void __launch_bounds__(kDrawThreads, 2)
     row.SetScale(draw.temperature, max_scaled);
     const bool top_k = draw.top_k > 0 && draw.top_k < vocab, top_p = draw.top_p < 1.0f;
     Cut cut;
-    const auto amount = [&](int id, unsigned weight) { return cut.Keeps(weight, id) ? WeightOf(weight) : 0; };
-    typename Row::Sums kept;
-    bool summed = true;
+    typename Row::Shown* kept = nullptr;
     if (top_k || top_p) {
-      summed = finder.FindCutFast(top_k ? draw.top_k : 0, draw.top_p, &cut, &kept);
-      if (!summed) cut = finder.FindCut(top_k ? draw.top_k : 0, draw.top_p, cut);
-      if (top_k && top_p) {
-        cut = finder.FindCut(0, draw.top_p, cut);
-        summed = false;
-      }
+      const bool found = finder.FindCutFast(top_k ? draw.top_k : 0, draw.top_p, &cut, &kept);
+      if (!found) cut = finder.FindCut(top_k ? draw.top_k : 0, draw.top_p, cut);
+      if (top_k && top_p) cut = finder.FindCut(0, draw.top_p, cut);
+      if (!found || (top_k && top_p)) kept = nullptr;
     } else {
-      kept = row.SumAll(row.WeighAll([](unsigned) {}));
+      kept = &row.SumAll(row.WeighAll([](unsigned) {}));
     }
     const unsigned least = static_cast<unsigned>(::min(MinPThreshold(draw.min_p), uint64_t{kMaxWeight}));
     if (least > cut.weight) {
       cut = Cut();
       cut.weight = least;
-      summed = false;
+      kept = nullptr;
     }
-    if (!summed) kept = row.SumAll(row.SumOwn(amount));
-    row.Locate(kept, ScaleRandom(DrawBits(draw.seed, draw.position), kept.total), amount,
-               [&](int id) { ids[index] = last[draw.slot] = id; });
+    const auto amount = [&](int id, unsigned weight) { return cut.Keeps(weight, id) ? WeightOf(weight) : 0; };
+    if (kept == nullptr) kept = &row.SumAll(row.SumOwn(amount));
+    row.Locate(
+        *kept, [&](Sum all) { return ScaleRandom(s.random, all); }, amount,
+        [&](int id) { ids[index] = last[draw.slot] = id; });
   }
 }
 
