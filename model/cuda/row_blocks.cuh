@@ -67,7 +67,8 @@ struct Blocks<true> {
   __device__ void Arrive() const { asm volatile("barrier.cluster.arrive.relaxed.aligned;" : : : "memory"); }
   __device__ void Wait() const { asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory"); }
   __device__ void Sync() const { cooperative_groups::this_cluster().sync(); }
-  // Stores a number of 4 or 8 bytes in the block of that rank, and counts them in its box. `to` and `box`: this block's.
+  // Stores a number of 4 or 8 bytes in the block of that rank, and counts them in its box. `to` and `box`: this
+  // block's.
   template <typename T>
   __device__ void Send(T* to, T number, int to_rank, Box* box) const {
     const unsigned at = AddressIn(to_rank, to), counter = AddressIn(to_rank, box);
@@ -84,7 +85,8 @@ struct Blocks<true> {
     }
   }
   __device__ void SyncAlone() const {}
-  // By the first thread, and all others that want to see them: until so many bytes have come into the box, for the first (parity 0), second (1), third (0) time.
+  // By the first thread, and all others that want to see them: until so many bytes have come into the box, for the
+  // first (parity 0), second (1), third (0) time.
   __device__ void Await(Box* box, unsigned bytes, unsigned parity) const {
     const unsigned at = SharedAddress(box);
     if (threadIdx.x == 0) {
@@ -177,8 +179,9 @@ struct RowLaunch {
   size_t bytes;            // of shared memory
   int threads = kThreads;  // of a block
 };
-// For a kernel whose block needs `bytes` of shared memory beside what it holds of the row.
-inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
+// For a kernel whose block needs `bytes` of shared memory beside what it holds of the row. Rows get more blocks up to
+// `at_once` of all.
+inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes, int at_once) {
   const RowDevice& device = TheRowDevice();
   const int held_ids = (device.shared_bytes - static_cast<int>(bytes)) / static_cast<int>(sizeof(float));
   const auto ids_a_block = [vocab](int blocks) { return (vocab + blocks - 1) / blocks; };
@@ -186,10 +189,10 @@ inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
   int blocks = 1;
   while (blocks < most && ids_a_block(blocks) > held_ids) blocks *= 2;
   // Two blocks of a multiprocessor hide each other's waiting.
-  if (blocks < most && rows > device.processors / 2) blocks *= 2;
+  if (blocks < most && 4 * rows > at_once) blocks *= 2;
   const bool held = ids_a_block(blocks) <= held_ids;
-  // Two blocks on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
-  while (blocks < most && blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
+  // Enough ids for each block to be worth the cluster's barriers.
+  while (blocks < most && 2 * blocks * rows <= at_once && vocab > 4096 * blocks) blocks *= 2;
   if (held) bytes += sizeof(float) * static_cast<size_t>(ids_a_block(blocks));
   return {rows, blocks, ids_a_block(blocks), held, bytes};
 }

@@ -32,9 +32,11 @@ __device__ __forceinline__ int Lane() { return static_cast<int>(threadIdx.x) % k
 __device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 
 // Inclusive.
-__device__ __forceinline__ Sum WarpScan(Sum x) {
+template <typename Number>
+__device__ __forceinline__ Number WarpScan(Number x) {
+#pragma unroll
   for (int offset = 1; offset < kWarp; offset *= 2) {
-    const Sum other = __shfl_up_sync(kAll, x, offset);
+    const Number other = __shfl_up_sync(kAll, x, offset);
     if (Lane() >= offset) x += other;
   }
   return x;
@@ -57,7 +59,7 @@ struct RowWeights {
   Scale scale = {};
   float highest = -INFINITY;  // of the thread's logits
   int most = 0;               // of the thread's ids weigh 2^32
-  int turn = -1;  // of Show
+  int turn = -1;              // of Show
   bool in_bulk = false;
   static constexpr bool kBulk = kHeld && kCluster;  // there is a copy engine
 
@@ -99,23 +101,26 @@ struct RowWeights {
       blocks.Open(boxes, box_count);
     }
     blocks.Arrive();
-    if (kBulk && Lane() == 0) {
-      for (int i = 0; i < kCopies; ++i) InitCopyBarrier(&s.copied[Warp()][i]);
-      asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+    if constexpr (kBulk) {
+      if (Lane() == 0) {
+        for (int i = 0; i < kCopies; ++i) InitCopyBarrier(&s.copied[Warp()][i]);
+        asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+      }
     }
   }
   // Begins to load the logits.
   __device__ void Start() {
-    in_bulk = kBulk && reinterpret_cast<uintptr_t>(from) % 16 == 0;
-    if (in_bulk && Lane() == 0) {
-      for (int i = 0; i < kCopies; ++i) {
+    if constexpr (kBulk) {
+      in_bulk = reinterpret_cast<uintptr_t>(from) % 16 == 0;
+      for (int i = 0; in_bulk && Lane() == 0 && i < kCopies; ++i) {
         const int at = BeginOf(i), ids = max(min(BeginOf(i + 1), count / kBatch * kBatch) - at, 0);
         ExpectCopies(&s.copied[Warp()][i], ids * sizeof(float));
         if (ids > 0) CopyBulk(&held[at], &from[at], ids * sizeof(float), &s.copied[Warp()][i]);
       }
     }
     // In bulk come all batches but the last.
-    for (int i = in_bulk ? end - kStep + Lane() * kBatch : begin + Lane() * kBatch; kHeld && begin < end && i < end; i += kStep) {
+    for (int i = in_bulk ? end - kStep + Lane() * kBatch : begin + Lane() * kBatch; kHeld && begin < end && i < end;
+         i += kStep) {
       if (in_bulk && i + kBatch <= count) break;
       for (int j = i; j < i + kBatch; ++j) {
         if (j < count) {

@@ -87,8 +87,8 @@ void ExpectTheSamplers(const Rows& rows) {
     SampledToken want;
     const auto own = std::span(rows.logits).subspan(at * static_cast<size_t>(rows.ld), static_cast<size_t>(rows.vocab));
     const bool drawn = sampler.Sample(own, rows.params[at], PenaltyState(), 1000 + row, &want).ok();
-    const std::string where = "row " + std::to_string(row) + " of " + std::to_string(rows.count) + " x " +
-                              std::to_string(rows.vocab);
+    const std::string where =
+        "row " + std::to_string(row) + " of " + std::to_string(rows.count) + " x " + std::to_string(rows.vocab);
     ASSERT_EQ(got[at], drawn ? want.id : -1) << where;
     ASSERT_EQ(got_last[draws.size() - 1 - at], got[at]) << where;
   }
