@@ -268,7 +268,7 @@ void ReadLogprobs(const float* logits, int64_t ld, const LogprobAsk* asks, int c
   if (count == 0) return;
   static const bool raised = (RaiseSharedMemory(LogprobKernel<true, true>, LogprobKernel<true, false>), true);
   static_cast<void>(raised);
-  const RowLaunch launch = LaunchOf(count, vocab, sizeof(Shared));
+  const RowLaunch launch = LaunchOf(count, vocab, sizeof(Shared), 2 * TheRowDevice().processors);
   const auto kernel = launch.blocks > 1 ? (launch.held ? LogprobKernel<true, true> : LogprobKernel<false, true>)
                                         : (launch.held ? LogprobKernel<true, false> : LogprobKernel<false, false>);
   LaunchRows(launch, stream, "launching log-probabilities", kernel, logits, ld, asks, vocab, launch.ids_a_block, out);

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "model/cuda/bulk_copy.cuh"
 #include "model/cuda/chain.cuh"
 #include "model/cuda/kernels.h"
 
@@ -21,6 +22,10 @@ inline constexpr int kThreads = 1024, kWarps = kThreads / kWarp;
 inline constexpr int kMaxBlocks = 8;  // of a row
 static_assert(kWarps == kWarp);
 
+// Counts the bytes that blocks of a row send to a block. What was sent is all that Await promises to see; it takes half
+// the time of a barrier of the cluster, which waits for all that was written before.
+using Box = uint64_t;
+
 // The blocks of a row.
 template <bool kCluster>
 struct Blocks {
@@ -30,9 +35,18 @@ struct Blocks {
   __device__ Shared& SharedOf(Shared& own, int) const {
     return own;
   }
+  // Before the first Wait, by one thread.
+  __device__ void Open(Box*, int) const {}
   __device__ void Arrive() const {}
   __device__ void Wait() const {}
   __device__ void Sync() const { __syncthreads(); }
+  template <typename T>
+  __device__ void Send(T* to, T number, int, Box*) const {
+    *to = number;
+  }
+  __device__ void Await(Box*, unsigned, unsigned) const {}
+  // Where Await is not enough to see what warps of the own block have sent.
+  __device__ void SyncAlone() const { __syncthreads(); }
 };
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 template <>
@@ -43,9 +57,59 @@ struct Blocks<true> {
   __device__ Shared& SharedOf(Shared& own, int rank) const {
     return *cooperative_groups::this_cluster().map_shared_rank(&own, rank);
   }
-  __device__ void Arrive() const { cooperative_groups::cluster_group::barrier_arrive(); }
-  __device__ void Wait() const { cooperative_groups::cluster_group::barrier_wait(); }
+  __device__ void Open(Box* boxes, int box_count) const {
+    for (int i = 0; i < box_count; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(SharedAddress(&boxes[i])) : "memory");
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+  }
+  // Others are known to run after a Wait; nothing that was written before Arrive is promised but opened boxes.
+  __device__ void Arrive() const { asm volatile("barrier.cluster.arrive.relaxed.aligned;" : : : "memory"); }
+  __device__ void Wait() const { asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory"); }
   __device__ void Sync() const { cooperative_groups::this_cluster().sync(); }
+  // Stores a number of 4 or 8 bytes in the block of that rank, and counts them in its box. `to` and `box`: this
+  // block's.
+  template <typename T>
+  __device__ void Send(T* to, T number, int to_rank, Box* box) const {
+    const unsigned at = AddressIn(to_rank, to), counter = AddressIn(to_rank, box);
+    if constexpr (sizeof(T) == 8) {
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];"
+                   :
+                   : "r"(at), "l"(number), "r"(counter)
+                   : "memory");
+    } else {
+      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+                   :
+                   : "r"(at), "r"(reinterpret_cast<const unsigned&>(number)), "r"(counter)
+                   : "memory");
+    }
+  }
+  __device__ void SyncAlone() const {}
+  // By the first thread, and all others that want to see them: until so many bytes have come into the box, for the
+  // first (parity 0), second (1), third (0) time.
+  __device__ void Await(Box* box, unsigned bytes, unsigned parity) const {
+    const unsigned at = SharedAddress(box);
+    if (threadIdx.x == 0) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" : : "r"(at), "r"(bytes) : "memory");
+    }
+    unsigned done;
+    do {
+      asm volatile(
+          "{\n\t.reg .pred p;\n\t"
+          "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+          "selp.u32 %0, 1, 0, p;\n\t}"
+          : "=r"(done)
+          : "r"(at), "r"(parity)
+          : "memory");
+    } while (done == 0);
+  }
+
+ private:
+  __device__ static unsigned AddressIn(int rank, const void* place) {
+    unsigned there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(SharedAddress(place)), "r"(rank));
+    return there;
+  }
 };
 #endif
 // Whether the code that is compiled can run with these blocks.
@@ -115,8 +179,9 @@ struct RowLaunch {
   size_t bytes;            // of shared memory
   int threads = kThreads;  // of a block
 };
-// For a kernel whose block needs `bytes` of shared memory beside what it holds of the row.
-inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
+// For a kernel whose block needs `bytes` of shared memory beside what it holds of the row. Rows get more blocks up to
+// `at_once` of all.
+inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes, int at_once) {
   const RowDevice& device = TheRowDevice();
   const int held_ids = (device.shared_bytes - static_cast<int>(bytes)) / static_cast<int>(sizeof(float));
   const auto ids_a_block = [vocab](int blocks) { return (vocab + blocks - 1) / blocks; };
@@ -124,10 +189,10 @@ inline RowLaunch LaunchOf(int rows, int vocab, size_t bytes) {
   int blocks = 1;
   while (blocks < most && ids_a_block(blocks) > held_ids) blocks *= 2;
   // Two blocks of a multiprocessor hide each other's waiting.
-  if (blocks < most && rows > device.processors / 2) blocks *= 2;
+  if (blocks < most && 4 * rows > at_once) blocks *= 2;
   const bool held = ids_a_block(blocks) <= held_ids;
-  // Two blocks on each multiprocessor at most, and enough ids for each to be worth the cluster's barriers.
-  while (blocks < most && blocks * rows <= device.processors && vocab > 4096 * blocks) blocks *= 2;
+  // Enough ids for each block to be worth the cluster's barriers.
+  while (blocks < most && 2 * blocks * rows <= at_once && vocab > 4096 * blocks) blocks *= 2;
   if (held) bytes += sizeof(float) * static_cast<size_t>(ids_a_block(blocks));
   return {rows, blocks, ids_a_block(blocks), held, bytes};
 }

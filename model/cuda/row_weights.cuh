@@ -7,6 +7,7 @@
 
 #include <cuda_pipeline.h>
 
+#include "model/cuda/bulk_copy.cuh"
 #include "model/cuda/row_blocks.cuh"
 #include "model/cuda/weigh.cuh"
 
@@ -18,17 +19,24 @@ inline constexpr int kBatch = 4;  // ids that a thread takes at a time
 inline constexpr int kStep = kBatch * kWarp;
 __host__ __device__ constexpr int RoundUp(int ids) { return (ids + kStep - 1) / kStep * kStep; }
 
+inline constexpr int kCopies = 4;  // of a warp's logits
 struct RowShared {
   Sum of_warp[2][kMaxBlocks][kDrawWarps];  // by rank; taken in turn
+  Box shown[2];
+  uint64_t copied[kDrawWarps][kCopies];
+  Sum located_of_warp[kDrawWarps], located_rest;  // of Locate
+  int located_warp;
 };
 
 __device__ __forceinline__ int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 
 // Inclusive.
-__device__ __forceinline__ Sum WarpScan(Sum x) {
+template <typename Number>
+__device__ __forceinline__ Number WarpScan(Number x) {
+#pragma unroll
   for (int offset = 1; offset < kWarp; offset *= 2) {
-    const Sum other = __shfl_up_sync(kAll, x, offset);
+    const Number other = __shfl_up_sync(kAll, x, offset);
     if (Lane() >= offset) x += other;
   }
   return x;
@@ -45,19 +53,30 @@ struct RowWeights {
   RowShared& s;
   unsigned* held;     // kHeld: logits, then weights, -infinity and 0 after them up to a whole step
   const float* from;  // logits
-  int first, count;
+  int vocab, ids_a_block, first, count;
   Blocks<kCluster> blocks;
   int begin, end;  // of the warp's ids, in steps
   Scale scale = {};
   float highest = -INFINITY;  // of the thread's logits
   int most = 0;               // of the thread's ids weigh 2^32
-  int turn = 0;
+  int turn = -1;              // of Show
+  bool in_bulk = false;
+  static constexpr bool kBulk = kHeld && kCluster;  // there is a copy engine
 
-  __device__ RowWeights(RowShared& shared, unsigned* held_at, const float* logits, int first_id, int ids)
-      : s(shared), held(held_at), from(logits), first(first_id), count(ids) {
-    const int of_warp = RoundUp((count + kDrawWarps - 1) / kDrawWarps);
-    begin = Warp() * of_warp;
-    end = min(begin + of_warp, RoundUp(count));
+  __device__ RowWeights(RowShared& shared, unsigned* held_at, const float* logits, int all, int of_block)
+      : s(shared), held(held_at), vocab(all), ids_a_block(of_block) {
+    first = blocks.rank() * ids_a_block;
+    count = max(min(ids_a_block, vocab - first), 0);
+    from = logits + first;
+    begin = Warp() * IdsOfWarp(count);
+    end = min(begin + IdsOfWarp(count), RoundUp(count));
+  }
+
+  __device__ static int IdsOfWarp(int ids) { return RoundUp((ids + kDrawWarps - 1) / kDrawWarps); }
+  // Which warp of the block of that rank has the id.
+  __device__ int WarpOf(int rank, int id) const {
+    const int first_id = rank * ids_a_block;
+    return (id - first_id) / IdsOfWarp(min(ids_a_block, vocab - first_id));
   }
 
   // body(i) for each batch of the thread, from i on.
@@ -66,29 +85,52 @@ struct RowWeights {
     for (int i = begin + Lane() * kBatch; i < end; i += kStep) body(i);
   }
 
-  // Loads the logits, while `meanwhile` does other work.
-  template <typename Meanwhile>
-  __device__ void Start(Meanwhile meanwhile) {
-    blocks.Arrive();
-    if (kHeld) {
-      const bool aligned = reinterpret_cast<uintptr_t>(from) % 16 == 0;
-      ForOwn([&](int i) {
-        if (aligned && i + kBatch <= count) {
-          __pipeline_memcpy_async(&held[i], &from[i], kBatch * sizeof(float));
-          return;
-        }
-        for (int j = i; j < i + kBatch; ++j) {
-          if (j < count) {
-            __pipeline_memcpy_async(&held[j], &from[j], sizeof(float));
-          } else {
-            held[j] = __float_as_uint(-INFINITY);
-          }
-        }
-      });
-      __pipeline_commit();
+  // The same, of the batches that come with one copy.
+  template <typename Body>
+  __device__ __forceinline__ void ForCopy(int copy, Body body) const {
+    for (int i = BeginOf(copy) + Lane() * kBatch; i < BeginOf(copy + 1); i += kStep) body(i);
+  }
+  __device__ int BeginOf(int copy) const {
+    return min(begin + copy * RoundUp((end - begin + kCopies - 1) / kCopies), max(begin, end));
+  }
+
+  // Before the row's logits are there. By all threads.
+  __device__ void Prepare(Box* boxes, int box_count) {
+    if (threadIdx.x == 0) {
+      blocks.Open(s.shown, 2);
+      blocks.Open(boxes, box_count);
     }
-    meanwhile();
-    if (kHeld) __pipeline_wait_prior(0);  // each thread goes on with what it copied
+    blocks.Arrive();
+    if constexpr (kBulk) {
+      if (Lane() == 0) {
+        for (int i = 0; i < kCopies; ++i) InitCopyBarrier(&s.copied[Warp()][i]);
+        asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+      }
+    }
+  }
+  // Begins to load the logits.
+  __device__ void Start() {
+    if constexpr (kBulk) {
+      in_bulk = reinterpret_cast<uintptr_t>(from) % 16 == 0;
+      for (int i = 0; in_bulk && Lane() == 0 && i < kCopies; ++i) {
+        const int at = BeginOf(i), ids = max(min(BeginOf(i + 1), count / kBatch * kBatch) - at, 0);
+        ExpectCopies(&s.copied[Warp()][i], ids * sizeof(float));
+        if (ids > 0) CopyBulk(&held[at], &from[at], ids * sizeof(float), &s.copied[Warp()][i]);
+      }
+    }
+    // In bulk come all batches but the last.
+    for (int i = in_bulk ? end - kStep + Lane() * kBatch : begin + Lane() * kBatch; kHeld && begin < end && i < end;
+         i += kStep) {
+      if (in_bulk && i + kBatch <= count) break;
+      for (int j = i; j < i + kBatch; ++j) {
+        if (j < count) {
+          __pipeline_memcpy_async(&held[j], &from[j], sizeof(float));
+        } else {
+          held[j] = __float_as_uint(-INFINITY);
+        }
+      }
+    }
+    __pipeline_commit();
   }
   __device__ __forceinline__ void LoadHeld(int i, unsigned (&values)[kBatch]) const {
     const uint4 four = *reinterpret_cast<const uint4*>(&held[i]);
@@ -130,44 +172,57 @@ struct RowWeights {
     }
   }
 
-  // Every warp of the row shows its x; returns what all show, by rank. Synchronizes the blocks.
-  __device__ const Sum (&Show(Sum x))[kMaxBlocks][kDrawWarps] {
-    turn ^= 1;
-    if (Lane() < blocks.count()) blocks.SharedOf(s, Lane()).of_warp[turn][blocks.rank()][Warp()] = x;
-    blocks.Sync();
-    return s.of_warp[turn];
+  // Every warp of the row shows its x.
+  using Shown = Sum[kMaxBlocks][kDrawWarps];
+  __device__ void Show(Sum x) {
+    ++turn;
+    if (Lane() < blocks.count()) blocks.Send(&s.of_warp[turn & 1][blocks.rank()][Warp()], x, Lane(), ShowBox());
+  }
+  __device__ Shown& ShownNow() const { return s.of_warp[turn & 1]; }
+  __device__ Box* ShowBox() const { return &s.shown[turn & 1]; }
+  // What all have shown, by rank, and `more` bytes of each block that were sent to the same box.
+  __device__ Shown& SeeShown(unsigned more = 0) const {
+    blocks.Await(ShowBox(), blocks.count() * (kDrawWarps * sizeof(Sum) + more), turn >> 1 & 1);
+    return ShownNow();
   }
   // The greatest x of the row.
   __device__ unsigned MaxOfAll(unsigned x) {
-    const auto& shown = Show(__reduce_max_sync(kAll, x));
+    Show(__reduce_max_sync(kAll, x));
+    blocks.SyncAlone();
+    const auto& shown = SeeShown();
     x = 0;
     for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) {
       x = max(x, static_cast<unsigned>(shown[i / kDrawWarps][i % kDrawWarps]));
     }
     return __reduce_max_sync(kAll, x);
   }
-  struct Sums {
-    Sum before, own, total;  // of the warps before, of this one, of all
-  };
-  __device__ Sums SumAll(Sum x) {
-    Sums sums = {0, WarpSum(x), 0};
-    const auto& shown = Show(sums.own);
-    for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) {
-      const Sum other = shown[i / kDrawWarps][i % kDrawWarps];
-      if (i < blocks.rank() * kDrawWarps + Warp()) sums.before += other;
-      sums.total += other;
-    }
-    return {WarpSum(sums.before), sums.own, WarpSum(sums.total)};
+  __device__ Sum TotalOf(const Shown& shown) const {
+    Sum total = 0;
+    for (int i = Lane(); i < blocks.count() * kDrawWarps; i += kWarp) total += shown[i / kDrawWarps][i % kDrawWarps];
+    return WarpSum(total);
+  }
+  // By rank and warp. Synchronizes the blocks.
+  __device__ Shown& SumAll(Sum x) {
+    Show(WarpSum(x));
+    blocks.SyncAlone();
+    return SeeShown();
   }
 
   // The row's largest logit.
   __device__ float Max() {
-    ForOwn([&](int i) {
-      float logits[kBatch];
-      LoadLogits(i, logits);
+    if (kHeld) __pipeline_wait_prior(0);  // each thread goes on with what it copied
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) highest = fmaxf(highest, logits[j]);
-    });
+    for (int copy = 0; copy < kCopies; ++copy) {
+      if constexpr (kBulk) {
+        if (in_bulk) AwaitCopies(&s.copied[Warp()][copy], 0);
+      }
+      ForCopy(copy, [&](int i) {
+        float logits[kBatch];
+        LoadLogits(i, logits);
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) highest = fmaxf(highest, logits[j]);
+      });
+    }
     blocks.Wait();  // for the others to run
     return LogitOf(Sum{MaxOfAll(static_cast<unsigned>(Rank(highest, 0) >> 32))} << 32);
   }
@@ -242,35 +297,85 @@ struct RowWeights {
     });
     return sum;
   }
-  // In id order, calls take(id) in the one thread that has the id with which the sum of amount(id, weight) exceeds
-  // `picked`. `sums`: of the amounts.
-  template <typename Amount, typename Take>
-  __device__ void Locate(const Sums& sums, Sum picked, Amount amount, Take take) const {
-    if (picked < sums.before || picked - sums.before >= sums.own) return;
-    Sum rest = picked - sums.before;
-    for (int i = begin + Lane() * kBatch; i < end; i += kStep) {
-      unsigned weights[kBatch];
-      Load(i, weights);
-      Sum own = 0;
+  // In id order, calls take(id) in the one thread of the row that finds the id with which the sum of amount(id, weight)
+  // exceeds a number, picked(the sum of all). `shown`: of the amounts. Synchronizes the block.
+  template <typename Picked, typename Amount, typename Take>
+  __device__ void Locate(const Shown& shown, Picked picked, Amount amount, Take take) const {
+    if (Warp() == 0) FindWarp(shown, picked);
+    __syncthreads();
+    const int warp = s.located_warp;
+    if (warp < 0) return;
+    // All warps share that one's ids.
+    const int from_id = warp * IdsOfWarp(count), to_id = min(from_id + IdsOfWarp(count), RoundUp(count));
+    const int of_warp = RoundUp((to_id - from_id + kDrawWarps - 1) / kDrawWarps), own_id = from_id + Warp() * of_warp;
+    const auto for_own = [&](auto body) {
+      for (int i = own_id; i < min(own_id + of_warp, to_id); i += kStep) {
+        unsigned weights[kBatch];
+        Sum amounts[kBatch], sum = 0;
+        Load(i + Lane() * kBatch, weights);
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) own += amount(first + i + j, weights[j]);
-      const Sum through = WarpScan(own), step = __shfl_sync(kAll, through, kWarp - 1);
-      if (rest >= step) {
-        rest -= step;
-        continue;
+        for (int j = 0; j < kBatch; ++j) sum += amounts[j] = amount(first + i + Lane() * kBatch + j, weights[j]);
+        if (body(first + i + Lane() * kBatch, amounts, sum)) return;
       }
-      if (rest < through - own || rest >= through) return;
-      rest -= through - own;
+    };
+    Sum own = 0;
+    for_own([&](int, const Sum(&)[kBatch], Sum sum) {
+      own += sum;
+      return false;
+    });
+    own = WarpSum(own);
+    if (Lane() == 0) s.located_of_warp[Warp()] = own;
+    __syncthreads();
+    Sum rest = s.located_rest;
+    own = Lane() < kDrawWarps ? s.located_of_warp[Lane()] : 0;
+    if (FindLane(WarpScan(own), own, &rest) != Warp()) return;
+    for_own([&](int id, const Sum(&amounts)[kBatch], Sum sum) {
+      const Sum through = WarpScan(sum), all = __shfl_sync(kAll, through, kWarp - 1);
+      if (rest >= all) {
+        rest -= all;
+        return false;
+      }
+      if (FindLane(through, sum, &rest) != Lane()) return true;
+      int at = 0;
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const Sum here = amount(first + i + j, weights[j]);
-        if (rest < here) {
-          take(first + i + j);
-          return;
-        }
-        rest -= here;
+      for (int j = 0; j < kBatch - 1; ++j) {
+        if (at == j && rest >= amounts[j]) rest -= amounts[j], ++at;
       }
+      take(id + at);
+      return true;
+    });
+  }
+  // s.located_... = the warp of the block that has what Locate looks for, and how much before it is the warp's; -1: it
+  // is another block's. By one warp.
+  template <typename Picked>
+  __device__ void FindWarp(const Shown& shown, Picked picked) const {
+    constexpr int kOwn = kMaxBlocks * kDrawWarps / kWarp;  // warps of a lane
+    const Sum* const of_warp = &shown[0][0];
+    Sum sums[kOwn], own = 0;
+#pragma unroll
+    for (int j = 0; j < kOwn; ++j) {
+      const int warp = Lane() * kOwn + j;
+      own += sums[j] = warp < blocks.count() * kDrawWarps ? of_warp[warp] : 0;
     }
+    const Sum through = WarpScan(own);
+    Sum rest = picked(__shfl_sync(kAll, through, kWarp - 1));
+    const int lane = FindLane(through, own, &rest);
+    if (Lane() != max(lane, 0)) return;
+    int at = 0;
+#pragma unroll
+    for (int j = 0; j < kOwn - 1; ++j) {
+      if (at == j && rest >= sums[j]) rest -= sums[j], ++at;
+    }
+    const int warp = Lane() * kOwn + at - blocks.rank() * kDrawWarps;
+    s.located_warp = lane >= 0 && warp >= 0 && warp < kDrawWarps ? warp : -1;
+    s.located_rest = rest;
+  }
+  // The first lane where the sum of the lanes' amounts, `through` it, exceeds `rest`, from which what is before it is
+  // taken; -1: none.
+  __device__ static int FindLane(Sum through, Sum amount, Sum* rest) {
+    const int lane = __ffs(static_cast<int>(__ballot_sync(kAll, through > *rest))) - 1;
+    if (lane >= 0) *rest -= __shfl_sync(kAll, through - amount, lane);
+    return lane;
   }
 };
 
