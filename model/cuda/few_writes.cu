@@ -15,7 +15,7 @@ namespace smt::cuda {
 namespace {
 
 // A layer's products in order; before them, two of pooling.
-enum Part { kInputs, kParameters, kGates, kScan, kOut, kParts, kQuery = kParts, kKey };
+enum Part { kInputs, kGates, kParameters, kScan, kOut, kParts, kQuery = kParts, kKey };
 constexpr int kOfPooling = 2;
 
 // Rows that blocks hand to each other, [kMaxFewWrites, ...]. That no place is written again too early:
@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     FewWritesKernel(const __grid_constant__ WritePassCall pass, const __grid_constant__ FewWritesMemory memory,
                     uint32_t* arrived, uint32_t base) {
   extern __shared__ __align__(16) std::byte shared[];
-  __shared__ int first_task[kParts + kOfPooling];  // of this block, of the products' tasks
+  // Of this block, of the products' tasks.
+  __shared__ int first_task[kParts + kOfPooling], task_step[kParts + kOfPooling];
   auto& pieces = *reinterpret_cast<PieceSums<1>*>(shared);
   std::byte* free = shared + FewWritesMemory::kPieces;
   const auto take = [&](size_t bytes) {
@@ -119,13 +120,23 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    // One product's tasks after the other's, so that few blocks have many.
+    // On 132 multiprocessors: 48 make x, and gates, which can wait, or the parameters; the others make inputs
+    // and scan, of whom those without gates scan twice.
     const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-    int before = 0;
+    const auto tasks = [&](int part) { return (products[kOfPooling + part].n + 15) / 16; };
+    const int others = max(blocks - tasks(kOut), 1), first_input = blocks - tasks(kInputs);
 #pragma unroll 1
     for (int part = 0; part < kParts + kOfPooling; ++part) {
-      first_task[part] = part < kParts ? (block + blocks - before % blocks) % blocks : block;
-      if (part < kParts) before += (products[kOfPooling + part].n + 15) / 16;
+      const int start = part == kInputs       ? first_input
+                        : part == kScan       ? blocks - others
+                        : part == kParameters ? first_input - tasks(kParameters)
+                        : part == kGates      ? first_input - tasks(kParameters) - tasks(kGates)
+                                              : 0;
+      first_task[part] = ((block - start) % blocks + blocks) % blocks;
+      task_step[part] = blocks;
+      if (part != kScan) continue;
+      if (first_task[part] >= others) first_task[part] = tasks(kScan);
+      task_step[part] = others;
     }
   }
   __syncthreads();
@@ -133,8 +144,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     return static_cast<Part>(index < kOfPooling ? kQuery + index : (index - kOfPooling) % kParts);
   };
   const auto task_at = [&](int index) -> GridTasks {
-    if (index >= product_count) return {nullptr, 0};
-    return {products + index, first_task[part_of(index)]};
+    if (index >= product_count) return {nullptr, 0, 1};
+    return {products + index, first_task[part_of(index)], task_step[part_of(index)]};
   };
   WeightRing<decltype(task_at)> ring(ring_memory, static_cast<uint32_t>(memory.ring), full, task_at);
   GridBarrier grid(arrived, base);
@@ -232,9 +243,13 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   // All products in one loop, what comes around them written once: the kernel has to stay in the instruction cache.
 #pragma unroll 1
   for (int index = 0; index < product_count; ++index) {
-    if (warp > 0) ring.Issue();
     const int layer = (index - kOfPooling) / kParts;
     const Part part = part_of(index);
+    const Linear& linear = products[index];
+    const int first = first_task[part], step = task_step[part], k = linear.k;
+    const bool any = first * 16 < linear.n;
+    // Beginning copies takes about as long as they take: it is for when others are at work.
+    if (warp > 0 && !any) ring.Issue();
     if (index == 0) {
       load_ahead(0);
       MeansOfWindows<Embedding>(pass, p);
@@ -247,11 +262,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
         PutTagged(exchange.x + write * pass.ld + i, sum, pass.tag);
       });
     }
-    const Linear& linear = products[index];
     const MambaWeights& weights = layers[layer];
-    const int first = first_task[part], k = linear.k;
     const uint32_t tag = pass.tag + layer;
-    const bool any = first * 16 < linear.n;
     if (part == kOut && !any) load_ahead(layer + 1);
     const SplitStage in =
         part == kInputs || part == kGates ? normed : SplitStage{rows, kCount * (k + kSplitPad), k + kSplitPad};
@@ -299,7 +311,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
     };
     const bool own_rows = any || (part == kInputs && first_task[kGates] * 16 < shape.d_inner);
 #pragma unroll 1
-    for (int task = first; task * 16 < linear.n || (task == first && own_rows); task += gridDim.x) {
+    for (int task = first; task * 16 < linear.n || (task == first && own_rows); task += step) {
       const int j = task * 16 + own_j;
       const bool there = task * 16 < linear.n, own = owns && j < linear.n;
       const int64_t at = row * pass.ld_inner + j, of_task = task * 16;
@@ -314,6 +326,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       const __nv_bfloat16* weight = nullptr;
       HeldPiece<kMostSteps> piece;
       if (there) {
+        if (warp > 0 && ring.Waiting() == 0) ring.Issue();
         weight = reinterpret_cast<const __nv_bfloat16*>(ring.Await(linear));
         ForUsualSteps(steps, [&](auto usual) {
           piece.template Load<decltype(usual)::value>(weight, k + kRingPad, first_of_piece);
@@ -386,8 +399,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
       }
       ring.Done();
       // Where a block has more tasks of one product than the ring holds.
-      const int left = linear.n - (task + static_cast<int>(gridDim.x)) * 16;
-      if (warp > 0 && ring.Waiting() * static_cast<int>(gridDim.x) * 16 < left) ring.Issue();
+      if (warp > 0 && ring.Waiting() * step * 16 < linear.n - (task + step) * 16) ring.Issue();
     }
     if (part >= kQuery) wait();
   }

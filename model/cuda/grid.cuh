@@ -65,10 +65,10 @@ __host__ __device__ constexpr uint32_t TaskBytes(Type type, int64_t k) {
   return (type == Type::kSplit ? 32u : 16u) * 2u * static_cast<uint32_t>(k + kRingPad);
 }
 
-// A product's tasks, 16 outputs each, that a block does: `first`, and from there on every gridDim.x-th.
+// A product's tasks, 16 outputs each, that a block does: `first`, and from there on every step-th.
 struct GridTasks {
   const Linear* linear;  // in shared memory, or null
-  int first;
+  int first, step;
 };
 
 // The weights of this block's tasks in a sequence of products, on their way into shared memory before they are asked
@@ -97,13 +97,13 @@ class WeightRing {
   __device__ __forceinline__ void ForTasks(const GridTasks& tasks, Ahead ahead, With with) {
     const Linear& linear = *tasks.linear;
 #pragma unroll 1
-    for (int j0 = tasks.first * 16; j0 < linear.n; j0 += gridDim.x * 16) {
+    for (int j0 = tasks.first * 16; j0 < linear.n; j0 += tasks.step * 16) {
       auto held = ahead(j0);
       with(j0, Await(linear), held);
       Done();
       // The barriers between products come too late where a block has more tasks of one product than the ring holds.
-      const int left = linear.n - j0 - static_cast<int>(gridDim.x) * 16;
-      if (threadIdx.x >= kWarp && Waiting() * static_cast<int>(gridDim.x) * 16 < left) Issue();
+      const int left = linear.n - j0 - tasks.step * 16;
+      if (threadIdx.x >= kWarp && Waiting() * tasks.step * 16 < left) Issue();
     }
   }
 
@@ -141,7 +141,7 @@ class WeightRing {
         CopyBulk(memory_ + at + row * (row_bytes + 2 * kRingPad), from, row_bytes, full);
       }
       places_.Issue(at, bytes);
-      next_j0_ += gridDim.x * 16;
+      next_j0_ += next_step_;
       SkipToTask();
     }
   }
@@ -152,6 +152,7 @@ class WeightRing {
     next_index_ = index;
     next_ = tasks.linear;
     next_j0_ = tasks.first * 16;
+    next_step_ = tasks.step * 16;
   }
   __device__ void SkipToTask() {
 #pragma unroll 1
@@ -161,7 +162,7 @@ class WeightRing {
   uint64_t* full_;
   TasksAt tasks_at_;
   const Linear* next_;
-  int next_index_, next_j0_;
+  int next_index_, next_j0_, next_step_;
   RingPlaces places_;
 };
 

@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   const Group* const groups = Keep(pass.groups, pass.group_count, kept);
   __syncthreads();
   const auto tasks_at = [&](int index) -> GridTasks {
-    return {index < 4 * pass.layers ? &blocks[index / 4].qkv + index % 4 : nullptr, static_cast<int>(blockIdx.x)};
+    return {index < 4 * pass.layers ? &blocks[index / 4].qkv + index % 4 : nullptr, static_cast<int>(blockIdx.x),
+            static_cast<int>(gridDim.x)};
   };
   WeightRing<decltype(tasks_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, tasks_at);
   GridBarrier grid(arrived, base);

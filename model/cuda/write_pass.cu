@@ -31,10 +31,10 @@ __global__ void __launch_bounds__(kFewRowsThreads, 1)
   }
   __syncthreads();
   const auto tasks_at = [&](int index) -> GridTasks {
-    const auto block = static_cast<int>(blockIdx.x);
-    if (index < 2) return {pooling_products + index, block};
+    const int block = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
+    if (index < 2) return {pooling_products + index, block, step};
     index -= 2;
-    return {index < 4 * pass.layer_count ? &layers[index / 4].in_proj + index % 4 : nullptr, block};
+    return {index < 4 * pass.layer_count ? &layers[index / 4].in_proj + index % 4 : nullptr, block, step};
   };
   WeightRing<decltype(tasks_at)> ring(ring_memory, static_cast<uint32_t>(pass.ring_bytes), full, tasks_at);
   GridBarrier grid(arrived, base);
