@@ -213,7 +213,8 @@ struct FastCut {
       const Sum sums[] = {sum_of(low.w, high.w), sum_of(low.z, high.z), sum_of(low.y, high.y), sum_of(low.x, high.x)};
       Sum rest = s.found.rest;
       const int lane = FindLane(sums[0] + sums[1] + sums[2] + sums[3], &rest);
-      if (lane < 0 && Lane() == 0) s.found.bin = -2;
+      __syncwarp();  // s.found has been read
+      if (lane < 0 && Lane() == 0) s.found.bin = -1;
       if (Lane() == lane) {
         int at = kParts - 1 - 4 * lane;
 #pragma unroll
