@@ -79,7 +79,8 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Open(Options opt
 }
 
 SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionStore> store, int64_t sessions)
-    : table_(options.max_cached_sessions), sessions_(sessions) {
+    : table_(options.max_cached_sessions) {
+  c_.sessions = sessions;
   c_.options = std::move(options);
   c_.store = std::move(store);
   c_.cache = std::make_unique<StateCache>(c_.options.host_state_bytes);
@@ -205,15 +206,15 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
 
 absl::Status SessionManagerImpl::CheckRoom() {
   const int64_t limit = c_.options.max_sessions;
-  if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions(nullptr));  // expired ones make room
-  if (limit <= 0 || sessions_ < limit) return absl::OkStatus();
-  return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
+  if (limit > 0 && c_.sessions >= limit) RETURN_IF_ERROR(SweepSessions(nullptr));  // expired ones make room
+  if (limit <= 0 || c_.sessions < limit) return absl::OkStatus();
+  return absl::ResourceExhaustedError(StrCat("the server holds ", c_.sessions.load(), " sessions, its limit is ", limit,
                                              "; delete some or let them expire"));
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
                                                        std::map<std::string, std::string> labels,
-                                                       const std::string& request_id, bool durable) {
+                                                       const std::string& request_id) {
   RETURN_IF_ERROR(CheckRequestId(request_id));
   RETURN_IF_ERROR(CheckTtl(ttl));
   RETURN_IF_ERROR(CheckLabels(labels));
@@ -225,12 +226,11 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
   SessionHeader header;
   header.ttl = ttl;
   header.labels = std::move(labels);
-  return Make(std::move(id), std::move(header), {}, request_id, hash, durable);
+  return Make(std::move(id), std::move(header), {}, request_id, hash);
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHeader header, SessionWrite write,
-                                                     const std::string& request_id, const std::string& hash,
-                                                     bool durable) {
+                                                     const std::string& request_id, const std::string& hash) {
   RETURN_IF_ERROR(CheckRoom());
   const Entry entry = table_.Acquire(id);
   const SessionKey key{id, DrawUid()};
@@ -280,7 +280,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     std::vector<StoreReference> references = ReferencesOf(entry->key, entry->header);
     if (!references.empty()) write.references = std::move(references);
     RecordOperation(request_id, hash, *write.header, &write);
-    const auto outcome = Write(std::move(write), durable);
+    const auto outcome = Write(std::move(write), true);
     lock.Release();
     status = outcome->Wait();
   }
@@ -293,7 +293,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     return exists();
   }
   RETURN_IF_ERROR(status);
-  if (replaced.empty()) ++sessions_;
+  if (replaced.empty()) ++c_.sessions;
   entry->loaded = true;  // others may have looked meanwhile: what they loaded is this
   return info;
 }
@@ -412,7 +412,7 @@ SessionCounters SessionManagerImpl::counters() const {
   out.snapshots_damaged = c_.damaged_snapshots;
   out.expired_sessions = c_.expired;
   out.host_state_bytes = c_.cache->bytes();
-  out.stored_sessions = std::max<int64_t>(0, sessions_ + uncounted_);
+  out.stored_sessions = std::max<int64_t>(0, c_.sessions + uncounted_);
   if (c_.leases != nullptr) {
     out.leases_held = c_.leases->held();
     out.lease_renew_failures = c_.leases->renew_failures();
