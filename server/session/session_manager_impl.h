@@ -1,6 +1,7 @@
-// SessionManager's parts: life cycle in session_manager.cc, what goes by itself in session_sweep.cc, who may change a
-// session in session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
-// session_manager_turns.cc and turn.cc, reading in restore.cc. Not for others.
+// SessionManager's parts: life cycle in session_manager.cc, lists in session_listing.cc, what goes by itself in
+// session_sweep.cc, who may change a session in session_leases.cc, changes in session_operations.cc, forks and rollback
+// in branching.cc, whole sessions in transfer.cc, turns in session_manager_turns.cc and turn.cc, reading in restore.cc.
+// Not for others.
 #pragma once
 
 #include <atomic>
