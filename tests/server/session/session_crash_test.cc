@@ -181,7 +181,9 @@ class Script {
     update.labels = std::map<std::string, std::string>{{"name", "value"}};
     RETURN_IF_ERROR(Acknowledge(manager().UpdateSession("b", update)));
     RETURN_IF_ERROR(Turn("b", 2, 0, Durability::kNone, "", false));
-    return Turn("a", 5000, 20, Durability::kTurn, "r4", true);
+    RETURN_IF_ERROR(Turn("a", 5000, 20, Durability::kTurn, "r4", true));
+    RETURN_IF_ERROR(Turn("m", 6, 5, Durability::kNone, "r14", false));  // which these make
+    return Turn("n", 6, 5, Durability::kTurn, "r15", true);
   }
 
   absl::Status Branches() {
@@ -289,10 +291,13 @@ class Script {
 
   absl::Status Turn(const std::string& id, int64_t prompt, int64_t generated, Durability durability,
                     const std::string& request_id, bool snapshot) {
-    ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(Spec(id, Next(prompt), request_id, durability)));
+    const bool makes = absl::IsNotFound(manager().Get(id).status());
+    TurnSpec spec = Spec(id, Next(prompt), request_id, durability);
+    spec.create = makes;
+    ASSIGN_OR_RETURN(BeginTurnResult begun, manager().BeginTurn(std::move(spec)));
     smt::Turn& turn = *begun.turn;
     RETURN_IF_ERROR(turn.AwaitBegun());
-    if (durability != Durability::kNone) w_.Acknowledged();
+    if (durability != Durability::kNone || makes) w_.Acknowledged();
     int64_t end = turn.session().position + prompt;
     if (durability == Durability::kToken) {
       for (int64_t i = 0; i < generated; ++i) {
@@ -348,7 +353,7 @@ absl::StatusOr<std::string> Describe(SessionManager& manager) {
       absl::StrAppend(&out, "\n  checkpoint ", c.id, " at ", c.position, " branch ", c.branch, " of ", c.request_id,
                       " log ", content.log.size(), "/", absl::Hex(HashOf(content.log)));
     }
-    for (int r = 1; r <= 13; ++r) {
+    for (int r = 1; r <= 15; ++r) {
       const std::string request_id = absl::StrCat("r", r);
       const absl::StatusOr<RequestRecord> q = manager.GetRequest(info.id, request_id);
       if (absl::IsNotFound(q.status())) continue;
