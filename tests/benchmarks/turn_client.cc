@@ -98,12 +98,12 @@ class TurnCall final : public grpc::ClientReadReactor<v1::StreamGenerateResponse
   }
 
   void OnDone(const grpc::Status& status) override {
-    if (interval_.TurnEnded(status)) {
-      interval_.running.DecrementCount();
-    } else {
-      Begin(stub_, interval_, stream_, turn_ + 1);
-    }
+    Interval& interval = interval_;
+    const bool ends = interval.TurnEnded(status);
+    if (!ends) Begin(stub_, interval, stream_, turn_ + 1);
+    // Before it is told: a call's context holds the channel, which must not go last on a thread of its own.
     delete this;
+    if (ends) interval.running.DecrementCount();
   }
 
   v1::GenerationService::Stub& stub_;
