@@ -243,7 +243,7 @@ void AddGenerate(CLI::App* app, Context* context) {
                      ->excludes(go_on);
   auto* after = c->add_option("--after_position", flags->after_position,
                               "With --resume: position of the last token that is there. Default: the prompt's last")
-                    ->check(CLI::PositiveNumber)
+                    ->check(CLI::Range(int64_t{1}, INT64_MAX))
                     ->needs(resume);
   auto* digest = c->add_option("--after_digest", flags->after_digest,
                                "With it: the digest there, as --json prints it; another text is refused")

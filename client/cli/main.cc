@@ -4,8 +4,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/commands.h"
+#include "google/protobuf/stubs/logging.h"
 #include "google/protobuf/util/json_util.h"
 #include "model/base/cli_args.h"
 #include "nlohmann/json.hpp"
@@ -44,9 +47,31 @@ bool ParseIds(const std::string& json, std::vector<int32_t>* ids) {
   return true;
 }
 
+namespace {
+
+// A word that stands where a command should; empty: there is none. CLI11 says only that a command is required.
+std::string UnknownCommand(const CLI::App& app) {
+  std::string words = "smt";
+  const CLI::App* parsed = &app;
+  while (!parsed->get_subcommands().empty()) {
+    parsed = parsed->get_subcommands().front();
+    words += " " + parsed->get_name();
+  }
+  const std::vector<std::string> rest = app.remaining(true);
+  if (parsed->get_require_subcommand_min() == 0 || rest.empty()) return "";
+  std::vector<std::string> commands;
+  for (const CLI::App* command : parsed->get_subcommands([](const CLI::App*) { return true; })) {
+    commands.push_back(command->get_name());
+  }
+  return absl::StrFormat("%s: there is no command '%s'; there are %s", words, absl::CHexEscape(rest.front()),
+                         absl::StrJoin(commands, ", "));
+}
+
+}  // namespace
 }  // namespace smt::cli
 
 int main(int argc, char** argv) {
+  google::protobuf::SetLogHandler(nullptr);  // of text that is not UTF-8 the server says which field it is
   smt::cli::Context context;
   double timeout = 60, stream_timeout = 0;
   CLI::App app("Talks to an SMT Serve server.");
@@ -68,6 +93,11 @@ int main(int argc, char** argv) {
   smt::cli::AddServerInfo(&app, &context);
   try {
     app.parse(smt::CliArguments(argc, argv));
+  } catch (const CLI::RequiredError& error) {
+    const std::string unknown = smt::cli::UnknownCommand(app);
+    if (unknown.empty()) return app.exit(error) == 0 ? 0 : 2;
+    absl::FPrintF(stderr, "%s\n", unknown);
+    return 2;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

@@ -26,7 +26,6 @@ GenerationRun::GenerationRun(ServiceContext* context, Start start)
       stop_tokens_(std::move(start.stop_tokens)),
       arrival_(start.arrival),
       turn_(std::move(start.turn)),
-      created_(std::move(start.created)),
       session_id_(turn_ ? turn_->session().id : ""),
       head_(start.resumed ? start.resumed->start_position
             : turn_       ? turn_->session().position

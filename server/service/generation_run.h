@@ -51,7 +51,6 @@ class GenerationRun final : public GenerationSink,
     uint64_t seed = 0;
     absl::Time arrival;
     std::unique_ptr<Turn> turn = nullptr;               // null: ephemeral
-    std::optional<SessionInfo> created = std::nullopt;  // the session, made for this: goes where the turn never began
     std::optional<EarlierPart> resumed = std::nullopt;  // of a request that goes on; then `prompt` is empty
   };
 
@@ -114,8 +113,6 @@ class GenerationRun final : public GenerationSink,
   void RecordMetrics(const FinishInfo& info);
   absl::Status BrokenOffStatus(const FinishInfo& info) const ABSL_LOCKS_EXCLUDED(mu_);
   void End(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
-  void EndUnbegun() ABSL_LOCKS_EXCLUDED(mu_);
-  void Close(std::optional<v1::GenerationFinished> finished, absl::Status status) ABSL_LOCKS_EXCLUDED(mu_);
 
   ServiceContext* const context_;
   const v1::GenerationSpec spec_;
@@ -123,7 +120,6 @@ class GenerationRun final : public GenerationSink,
   const std::vector<int32_t> stop_tokens_;
   const absl::Time arrival_;
   const std::unique_ptr<Turn> turn_;
-  const std::optional<SessionInfo> created_;
   const std::string session_id_;  // empty: ephemeral
   const int64_t head_;            // before the prompt
   const int64_t prompt_tokens_;

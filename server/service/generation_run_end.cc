@@ -163,28 +163,13 @@ void GenerationRun::RecordMetrics(const FinishInfo& info) {
 }
 
 void GenerationRun::End(std::optional<v1::GenerationFinished> finished, absl::Status status) {
-  if (turn_ && !turn_->begun()) return EndUnbegun();
-  Close(std::move(finished), std::move(status));
-}
-
-// The client hears why the request could not be recorded, and nothing else, as if it had been refused.
-void GenerationRun::EndUnbegun() {
-  {
+  if (turn_ && !turn_->begun()) {
+    // The client hears why the request could not be recorded, and nothing else, as if it had been refused.
+    finished.reset();
+    status = turn_->status();
     absl::MutexLock lock(&mu_);
-    if (handle_) NoteRejection(context_, turn_->status());
+    if (handle_) NoteRejection(context_, status);
   }
-  const auto close = [self = shared_from_this()] { self->Close(std::nullopt, self->turn_->status()); };
-  if (!created_) return close();
-  // A refused request leaves no session behind; the etag keeps what another has begun to use meanwhile. Not on this
-  // thread, which the session manager may need for it.
-  const auto remove = [self = shared_from_this(), close] {
-    self->context_->sessions->Delete(self->created_->id, self->created_->etag).IgnoreError();
-    close();
-  };
-  if (!context_->pool->TrySchedule(remove)) close();
-}
-
-void GenerationRun::Close(std::optional<v1::GenerationFinished> finished, absl::Status status) {
   if (!spec_.request_id().empty()) context_->registry.Remove({session_id_, spec_.request_id()}, this);
   std::vector<std::function<void()>> on_end;
   {

@@ -55,33 +55,25 @@ absl::StatusOr<std::vector<int32_t>> Encode(const ServiceContext& context, const
   return ids;
 }
 
-// The session to write, made (then `created`) if the request asks for that. Empty id: ephemeral.
-absl::StatusOr<SessionInfo> OpenSession(ServiceContext* context, const v1::GenerationSpec& spec, bool* created) {
-  const std::string id = spec.session().empty() ? "" : *ParseSessionName(spec.session());
-  // The turn's own sync is of the session, too.
-  const bool durable = ToDurability(spec.durability()) == Durability::kNone;
-  const auto create = [&] { return context->sessions->Create(id, absl::InfiniteDuration(), {}, "", durable); };
-  if (id.empty()) {
-    if (!spec.create_session()) return SessionInfo();
-    *created = true;
-    return create();
-  }
-  absl::StatusOr<SessionInfo> found = context->sessions->Get(id);
-  if (!absl::IsNotFound(found.status()) || !spec.create_session()) return found;
-  absl::StatusOr<SessionInfo> made = create();
-  if (absl::IsAlreadyExists(made.status())) return context->sessions->Get(id);  // another was faster
-  *created = made.ok();
-  return made;
+// The session to write, as it is now. One that the turn is to make is empty, and has no id if the server draws it.
+absl::StatusOr<SessionInfo> LookAtSession(ServiceContext* context, const v1::GenerationSpec& spec) {
+  SessionInfo absent;
+  if (!spec.session().empty()) absent.id = *ParseSessionName(spec.session());
+  if (absent.id.empty()) return absent;
+  absl::StatusOr<SessionInfo> found = context->sessions->Get(absent.id);
+  return absl::IsNotFound(found.status()) && spec.create_session() ? absent : found;
 }
 
 // The turn and the ids of the prompt. Whether text begins with bos, and whether there must be any, depends on the
 // session being empty; where another request or a rollback was faster, session and prompt are looked at again.
-absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::GenerationSpec& spec, SessionInfo session,
-                                          uint64_t seed, absl::Time deadline, const std::function<bool()>& abandoned,
+absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::GenerationSpec& spec, uint64_t seed,
+                                          absl::Time deadline, const std::function<bool()>& abandoned,
                                           std::vector<int32_t>* prompt) {
+  ASSIGN_OR_RETURN(SessionInfo session, LookAtSession(context, spec));
   for (int attempt = 1;; ++attempt) {
     TurnSpec turn;
     turn.session_id = session.id;
+    turn.create = spec.create_session();
     turn.request_id = spec.request_id();
     turn.semantic_hash = SemanticHash(spec);
     turn.params = spec.SerializeAsString();
@@ -96,14 +88,15 @@ absl::StatusOr<BeginTurnResult> BeginTurn(ServiceContext* context, const v1::Gen
     turn.prompt = *prompt;
     if (prompt->empty() && session.position == 0) {
       Violations violations;
-      violations.Add("spec.input", StrCat("has no tokens, and session '", session.id,
-                                          "' is empty; at least one token is needed to go on from"));
+      const std::string which = session.id.empty() ? "a new session" : StrCat("session '", session.id, "'");
+      violations.Add("spec.input",
+                     StrCat("has no tokens, and ", which, " is empty; at least one token is needed to go on from"));
       return violations.ToStatus();
     }
     turn.empty_session = session.position == 0;
     absl::StatusOr<BeginTurnResult> begun = context->sessions->BeginTurn(std::move(turn));
     if (!absl::IsAborted(begun.status()) || attempt == kStartAttempts) return begun;
-    ASSIGN_OR_RETURN(SessionInfo now, context->sessions->Get(session.id));
+    ASSIGN_OR_RETURN(SessionInfo now, LookAtSession(context, spec));
     if ((now.position == 0) == (session.position == 0)) return begun;
     session = std::move(now);
   }
@@ -131,17 +124,11 @@ absl::StatusOr<std::shared_ptr<GenerationEvents>> Start(ServiceContext* context,
   start.seed = seed;
   EngineRequest request;
   if (has_session) {
-    bool created = false;
-    ASSIGN_OR_RETURN(const SessionInfo session, OpenSession(context, spec, &created));
-    absl::StatusOr<BeginTurnResult> begun = BeginTurn(context, spec, session, seed, deadline, abandoned, &start.prompt);
-    if (!begun.ok()) {
-      // As GenerationRun does where the turn never begins.
-      if (created) context->sessions->Delete(session.id, session.etag).IgnoreError();
-      return begun.status();
+    ASSIGN_OR_RETURN(BeginTurnResult begun, BeginTurn(context, spec, seed, deadline, abandoned, &start.prompt));
+    if (begun.replay) {
+      return ReplayGeneration(context, spec, *ParseSessionName(spec.session()), *begun.replay, std::nullopt);
     }
-    if (begun->replay) return ReplayGeneration(context, spec, session.id, *begun->replay, std::nullopt);
-    start.turn = std::move(begun->turn);
-    if (created) start.created = session;
+    start.turn = std::move(begun.turn);
     request.session_key = start.turn->session().key;
     request.head = start.turn->session().position;
     request.recent.assign(start.turn->recent().begin(), start.turn->recent().end());

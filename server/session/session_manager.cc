@@ -1,4 +1,4 @@
-// The life of a session: made, found, listed, changed. Removal is in session_removal.cc.
+// The life of a session: made, found, changed. Lists are in session_listing.cc, removal in session_removal.cc.
 #include "server/session/session_manager.h"
 
 #include <algorithm>
@@ -14,8 +14,6 @@
 namespace smt {
 namespace {
 
-constexpr int32_t kDefaultPage = 50, kMaxPage = 1000;
-
 StatusDetails::Resource SessionResource(std::string_view id) { return {"session", StrCat("sessions/", id), ""}; }
 
 absl::Status Exists(std::string_view id) {
@@ -28,31 +26,6 @@ absl::Status Exists(std::string_view id) {
 absl::Status SessionNotFound(std::string_view id) {
   return WithDetails(absl::NotFoundError(StrCat("session '", id, "' does not exist or has expired")),
                      {.reason = "SESSION_NOT_FOUND", .resource = SessionResource(id)});
-}
-
-// The last id of a page and a check on it: opaque to clients, refused when it is not one of ours.
-std::string MakePageToken(std::string_view last_id) {
-  std::string raw(last_id);
-  AppendBigEndian(&raw, Xxh3(last_id));
-  return absl::WebSafeBase64Escape(raw);
-}
-
-absl::StatusOr<std::string> ParsePageToken(const std::string& token, std::string_view method) {
-  std::string raw;
-  if (token.empty()) return raw;
-  if (absl::WebSafeBase64Unescape(token, &raw) && raw.size() > 8) {
-    const std::string_view id = std::string_view(raw).substr(0, raw.size() - 8);
-    if (ReadBigEndian(std::string_view(raw).substr(id.size())) == Xxh3(id)) return std::string(id);
-  }
-  const std::string why = StrCat("is \"", absl::CHexEscape(token.substr(0, 64)), "\"; allowed are those that ", method,
-                                 " gave, or none for the first page");
-  return WithDetails(absl::InvalidArgumentError(StrCat("page_token: ", why)), {.violations = {{"page_token", why}}});
-}
-
-absl::StatusOr<size_t> PageSize(int32_t page_size) {
-  if (page_size >= 0) return static_cast<size_t>(page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage));
-  return absl::InvalidArgumentError(
-      StrCat("page_size is ", page_size, ", must be 0 (the default of ", kDefaultPage, ") or more"));
 }
 
 absl::Status CheckEtag(std::string_view id, const std::optional<std::string>& wanted, const std::string& present) {
@@ -79,7 +52,8 @@ absl::StatusOr<std::unique_ptr<SessionManager>> SessionManager::Open(Options opt
 }
 
 SessionManagerImpl::SessionManagerImpl(Options options, std::unique_ptr<SessionStore> store, int64_t sessions)
-    : table_(options.max_cached_sessions), sessions_(sessions) {
+    : table_(options.max_cached_sessions) {
+  c_.sessions = sessions;
   c_.options = std::move(options);
   c_.store = std::move(store);
   c_.cache = std::make_unique<StateCache>(c_.options.host_state_bytes);
@@ -205,15 +179,15 @@ absl::Status SessionManagerImpl::EndInterrupted(SessionEntry& entry) {
 
 absl::Status SessionManagerImpl::CheckRoom() {
   const int64_t limit = c_.options.max_sessions;
-  if (limit > 0 && sessions_ >= limit) RETURN_IF_ERROR(SweepSessions(nullptr));  // expired ones make room
-  if (limit <= 0 || sessions_ < limit) return absl::OkStatus();
-  return absl::ResourceExhaustedError(StrCat("the server holds ", sessions_.load(), " sessions, its limit is ", limit,
+  if (limit > 0 && c_.sessions >= limit) RETURN_IF_ERROR(SweepSessions(nullptr));  // expired ones make room
+  if (limit <= 0 || c_.sessions < limit) return absl::OkStatus();
+  return absl::ResourceExhaustedError(StrCat("the server holds ", c_.sessions.load(), " sessions, its limit is ", limit,
                                              "; delete some or let them expire"));
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Duration ttl,
                                                        std::map<std::string, std::string> labels,
-                                                       const std::string& request_id, bool durable) {
+                                                       const std::string& request_id) {
   RETURN_IF_ERROR(CheckRequestId(request_id));
   RETURN_IF_ERROR(CheckTtl(ttl));
   RETURN_IF_ERROR(CheckLabels(labels));
@@ -225,12 +199,11 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Create(std::string id, absl::Dur
   SessionHeader header;
   header.ttl = ttl;
   header.labels = std::move(labels);
-  return Make(std::move(id), std::move(header), {}, request_id, hash, durable);
+  return Make(std::move(id), std::move(header), {}, request_id, hash);
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHeader header, SessionWrite write,
-                                                     const std::string& request_id, const std::string& hash,
-                                                     bool durable) {
+                                                     const std::string& request_id, const std::string& hash) {
   RETURN_IF_ERROR(CheckRoom());
   const Entry entry = table_.Acquire(id);
   const SessionKey key{id, DrawUid()};
@@ -280,7 +253,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     std::vector<StoreReference> references = ReferencesOf(entry->key, entry->header);
     if (!references.empty()) write.references = std::move(references);
     RecordOperation(request_id, hash, *write.header, &write);
-    const auto outcome = Write(std::move(write), durable);
+    const auto outcome = Write(std::move(write), true);
     lock.Release();
     status = outcome->Wait();
   }
@@ -293,7 +266,7 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Make(std::string id, SessionHead
     return exists();
   }
   RETURN_IF_ERROR(status);
-  if (replaced.empty()) ++sessions_;
+  if (replaced.empty()) ++c_.sessions;
   entry->loaded = true;  // others may have looked meanwhile: what they loaded is this
   return info;
 }
@@ -304,39 +277,6 @@ absl::StatusOr<SessionInfo> SessionManagerImpl::Get(std::string_view id) {
   absl::MutexLock lock(&entry->mu);
   RETURN_IF_ERROR(LoadToRead(*entry));
   return entry->Info();
-}
-
-absl::StatusOr<SessionManager::Page> SessionManagerImpl::List(int32_t page_size, const std::string& page_token) {
-  ASSIGN_OR_RETURN(const size_t size, PageSize(page_size));
-  ASSIGN_OR_RETURN(const std::string after, ParsePageToken(page_token, "ListSessions"));
-  ASSIGN_OR_RETURN(std::vector<StoredSession> stored, c_.store->List(after, size + 1));
-  Page page;
-  if (stored.size() > size) {
-    stored.resize(size);
-    page.next_page_token = MakePageToken(stored.back().key.id);
-  }
-  for (const StoredSession& s : stored) {
-    if (const Entry entry = table_.Peek(s.key.id)) {
-      absl::MutexLock lock(&entry->mu);
-      if (entry->loaded && entry->key == s.key && !LeaseRanOut(*entry)) {
-        if (entry->busy || !Expired(entry->header)) page.sessions.push_back(entry->Info());
-        continue;
-      }
-    }
-    auto header = s.header.ok() ? DecodeHeader(*s.header) : absl::StatusOr<SessionHeader>(s.header.status());
-    if (!header.ok()) {
-      SessionInfo info = MakeInfo(s.key, {});
-      info.etag.clear();
-      info.damaged = true;
-      page.sessions.push_back(std::move(info));
-      continue;
-    }
-    if (Expired(*header)) continue;
-    SessionInfo info = MakeInfo(s.key, *header);
-    if (header->turn_open) info.position = std::max(info.position, c_.store->LogEnd(s.key, header->branch).value_or(0));
-    page.sessions.push_back(std::move(info));
-  }
-  return page;
 }
 
 absl::StatusOr<SessionInfo> SessionManagerImpl::UpdateSession(std::string_view id, const Update& update) {
@@ -412,7 +352,7 @@ SessionCounters SessionManagerImpl::counters() const {
   out.snapshots_damaged = c_.damaged_snapshots;
   out.expired_sessions = c_.expired;
   out.host_state_bytes = c_.cache->bytes();
-  out.stored_sessions = std::max<int64_t>(0, sessions_ + uncounted_);
+  out.stored_sessions = std::max<int64_t>(0, c_.sessions + uncounted_);
   if (c_.leases != nullptr) {
     out.leases_held = c_.leases->held();
     out.lease_renew_failures = c_.leases->renew_failures();

@@ -69,6 +69,8 @@ struct RequestRecord {
 
 struct TurnSpec {
   std::string session_id;
+  // Where there is no session of this id (empty: one is drawn) the write that opens the turn makes it, without a ttl.
+  bool create = false;
   std::string request_id;  // empty: none
   std::string semantic_hash, params;
   std::optional<int64_t> expected_position;
@@ -103,7 +105,8 @@ class Turn {
   virtual void Append(std::span<const int32_t> ids) = 0;
   // A copy of the state at `position`, to be kept as a snapshot; returns at once.
   virtual void Snapshot(int64_t position, std::shared_ptr<const StateBuffer> state) = 0;
-  // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began.
+  // Log position known to be on disk (fdatasync returned). With kNone it stays where the turn began, or where its
+  // prompt ends if it made the session.
   virtual int64_t durable_position() const = 0;
   // `changed` is called, by a thread of the manager's, when begun(), durable_position() or status() may have changed,
   // once for all that changed since the call before; it must not wait for the manager. What changed before Watch is not
@@ -237,13 +240,13 @@ class SessionManager {
   virtual ~SessionManager() = default;
 
   // ALREADY_EXISTS; INVALID_ARGUMENT for a bad id, ttl or labels; RESOURCE_EXHAUSTED at max_sessions. An empty id is
-  // drawn by the server. Durable on return, or else with the next turn that is.
+  // drawn by the server. Durable on return.
   //
   // This and the calls below that take a request_id (empty: none) remember it for Options::request_ttl: the same call
   // again is answered as it was then, one with another meaning with INVALID_ARGUMENT.
   virtual absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl,
                                              std::map<std::string, std::string> labels,
-                                             const std::string& request_id = "", bool durable = true) = 0;
+                                             const std::string& request_id = "") = 0;
   virtual absl::StatusOr<SessionInfo> Get(std::string_view id) = 0;  // NOT_FOUND when unknown or expired
   struct Page {
     std::vector<SessionInfo> sessions;
@@ -304,7 +307,9 @@ class SessionManager {
   // UNAVAILABLE (store). Returns while the record and the prompt are still being written, those of turns that begin
   // together with one sync: Turn::begun() tells, or that there was no space (RESOURCE_EXHAUSTED), say.
   // A request_id used before: the same semantic_hash gives `replay` when it ended and ABORTED while it runs; another
-  // hash is INVALID_ARGUMENT. `spec.deadline` is real time, whatever Options::now says.
+  // hash is INVALID_ARGUMENT. `spec.deadline` is real time, whatever Options::now says. With `spec.create` also
+  // RESOURCE_EXHAUSTED at max_sessions; of a turn that does not begin no session stays, and whatever the durability,
+  // one that begins leaves it durable.
   virtual absl::StatusOr<BeginTurnResult> BeginTurn(TurnSpec spec) = 0;
   // Goes on with an interrupted request where its log ends. As BeginTurn, and: NOT_FOUND when there is no such request;
   // FAILED_PRECONDITION (SUPERSEDED) when the session has moved since; ABORTED while it runs.

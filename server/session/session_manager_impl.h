@@ -1,6 +1,7 @@
-// SessionManager's parts: life cycle in session_manager.cc, what goes by itself in session_sweep.cc, who may change a
-// session in session_leases.cc, forks and rollback in branching.cc, whole sessions in transfer.cc, turns in
-// session_manager_turns.cc and turn.cc, reading in restore.cc. Not for others.
+// SessionManager's parts: life cycle in session_manager.cc, lists in session_listing.cc, what goes by itself in
+// session_sweep.cc, who may change a session in session_leases.cc, changes in session_operations.cc, forks and rollback
+// in branching.cc, whole sessions in transfer.cc, turns in session_manager_turns.cc and turn.cc, reading in restore.cc.
+// Not for others.
 #pragma once
 
 #include <atomic>
@@ -30,6 +31,7 @@ struct SessionContext {
   std::set<std::string> foreign ABSL_GUARDED_BY(foreign_mu);
   std::atomic<int64_t> damaged_snapshots{0};
   std::atomic<int64_t> expired{0};
+  std::atomic<int64_t> sessions{0};  // counted at the start when max_sessions asks for it; else those made since
 
   absl::Time Now() const { return options.now(); }
   // Hands what a turn has added to the log to the writer.
@@ -83,7 +85,7 @@ class SessionManagerImpl final : public SessionManager {
   ~SessionManagerImpl() override;
 
   absl::StatusOr<SessionInfo> Create(std::string id, absl::Duration ttl, std::map<std::string, std::string> labels,
-                                     const std::string& request_id, bool durable) override;
+                                     const std::string& request_id) override;
   absl::StatusOr<SessionInfo> Get(std::string_view id) override;
   absl::StatusOr<Page> List(int32_t page_size, const std::string& page_token) override;
   absl::StatusOr<SessionInfo> UpdateSession(std::string_view id, const Update& update) override;
@@ -152,8 +154,8 @@ class SessionManagerImpl final : public SessionManager {
   // A session that `header` and `write` describe; the key and the rest of both are set here. With a request id the same
   // call again is answered with what it made.
   absl::StatusOr<SessionInfo> Make(std::string id, SessionHeader header, SessionWrite write,
-                                   const std::string& request_id, const std::string& hash, bool durable = true);
-  absl::Status CheckRoom();  // for one more session
+                                   const std::string& request_id, const std::string& hash);
+  absl::Status CheckRoom();  // for one more session; with no entry's mutex held
   // An id for what a request makes, the same for the same request.
   std::string DrawId(std::string_view scope, std::string_view request_id);
   // The answer of an operation that was done before; nullopt: it was not. INVALID_ARGUMENT: that was another one.
@@ -198,6 +200,11 @@ class SessionManagerImpl final : public SessionManager {
   void SweepLoop();
   uint64_t DrawUid();
 
+  // BeginTurn, which knows whether another server made the session at the same moment; `makes`: this turn does.
+  absl::StatusOr<BeginTurnResult> TryBeginTurn(TurnSpec spec, bool* makes);
+  // Claims an entry that has no session for a turn that makes it. True: it is ours, busy. False: look again. Lets go of
+  // the entry's mutex meanwhile.
+  absl::StatusOr<bool> ClaimNew(SessionEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // Opens a turn of entry.request, which the caller has claimed: prompt, header and record are queued as one write.
   void OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(entry.mu);
   // The stored record of a request, while it is remembered.
@@ -213,8 +220,7 @@ class SessionManagerImpl final : public SessionManager {
 
   SessionContext c_;
   SessionTable table_;
-  std::atomic<int64_t> sessions_;       // counted at the start when max_sessions asks for it; else those made since
-  std::atomic<int64_t> uncounted_ = 0;  // sessions in the store besides them, at the last look
+  std::atomic<int64_t> uncounted_ = 0;  // sessions in the store besides SessionContext::sessions, at the last look
 
   absl::Mutex random_mu_;
   absl::BitGen random_ ABSL_GUARDED_BY(random_mu_);

@@ -1,6 +1,7 @@
 // Beginning a turn: who may write, and what a request_id that was seen before gets.
 #include <algorithm>
 
+#include "absl/synchronization/notification.h"
 #include "model/base/status_macros.h"
 #include "model/base/strings.h"
 #include "server/base/status_details.h"
@@ -88,6 +89,28 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::CheckReplay(Ses
   return record;
 }
 
+absl::StatusOr<bool> SessionManagerImpl::ClaimNew(SessionEntry& entry) {
+  const Entry shared = table_.Acquire(entry.id);  // this one
+  const bool expired = entry.loaded;
+  entry.mu.Unlock();
+  absl::Status ready = CheckRoom();
+  if (ready.ok() && expired) ready = Remove(shared, std::nullopt, true);
+  entry.mu.Lock();
+  RETURN_IF_ERROR(ready);
+  const absl::Status loaded = Load(entry);
+  if (!absl::IsNotFound(loaded) || entry.loaded || entry.busy) return false;
+  entry.key = {entry.id, DrawUid()};
+  // Nobody else can hold it; another server that makes one of this name has a lease on its own.
+  RETURN_IF_ERROR(Lease(entry, LeaseKeeper::Patience::kNone, absl::InfinitePast()));
+  entry.header = {};
+  entry.header.model_fingerprint = c_.options.model_fingerprint;
+  entry.header.create_time = c_.Now();
+  entry.idle_end = 0;
+  entry.makes = true;
+  entry.loaded = true;
+  return true;
+}
+
 // Waits for its turn and checks the preconditions. Nothing returned: the session is ours, busy set.
 absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEntry& entry, const TurnSpec& spec) {
   bool elsewhere = false;
@@ -95,8 +118,18 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
     if (spec.abandoned && spec.abandoned()) {
       return absl::CancelledError(StrCat("the client went away before its turn on session '", entry.id, "' began"));
     }
-    RETURN_IF_ERROR(Load(entry));
-    ASSIGN_OR_RETURN(std::optional<RequestRecord> replay, CheckReplay(entry, spec));
+    const absl::Status loaded = Load(entry);
+    const bool absent = spec.create && absl::IsNotFound(loaded);
+    if (!absent) RETURN_IF_ERROR(loaded);
+    if (absent && !entry.busy) {
+      ASSIGN_OR_RETURN(const bool ours, ClaimNew(entry));
+      if (!ours) continue;
+      break;
+    }
+    std::optional<RequestRecord> replay;
+    if (!absent) {
+      ASSIGN_OR_RETURN(replay, CheckReplay(entry, spec));
+    }
     // One that is not known to have ended runs on another server, or ran on one that is gone: the lease tells.
     elsewhere = replay && replay->state == RequestState::kRunning;
     if (replay && !elsewhere) return replay;
@@ -110,6 +143,14 @@ absl::StatusOr<std::optional<RequestRecord>> SessionManagerImpl::Claim(SessionEn
     }
   }
   using Patience = LeaseKeeper::Patience;
+  if (entry.makes) {
+    HoldScope hold(entry, c_.leases.get());
+    RETURN_IF_ERROR(CheckPreconditions(entry, spec));
+    hold.HandOn();
+    ++c_.sessions;
+    entry.in_turn = true;
+    return std::optional<RequestRecord>();
+  }
   if (absl::Status held = Hold(entry, spec.wait ? Patience::kWait : Patience::kNone, spec.deadline); !held.ok()) {
     return elsewhere && absl::IsAborted(held) ? StillRunning(entry.id, spec.request_id) : held;
   }
@@ -142,10 +183,11 @@ absl::Status SessionManagerImpl::CheckPreconditions(SessionEntry& entry, const T
 
 void SessionManagerImpl::OpenTurn(SessionEntry& entry, std::vector<int32_t> prompt) {
   RequestRecord& request = entry.request;
-  const bool sync = request.durability != Durability::kNone;
+  const bool sync = request.durability != Durability::kNone || entry.makes;
   SessionHeader& header = entry.header;
   const int64_t durable = header.durable_position;
   SessionWrite write;
+  if (entry.makes) write.kind = SessionWrite::Kind::kCreate;
   write.key = entry.key;
   write.lease = entry.lease;
   write.branch = header.branch;
@@ -164,6 +206,20 @@ void SessionManagerImpl::OpenTurn(SessionEntry& entry, std::vector<int32_t> prom
 }
 
 absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
+  if (spec.create && spec.session_id.empty()) spec.session_id = DrawId("create", "");
+  bool makes = false;
+  if (!spec.create || c_.leases == nullptr) return TryBeginTurn(std::move(spec), &makes);
+  for (;;) {
+    ASSIGN_OR_RETURN(BeginTurnResult begun, TryBeginTurn(spec, &makes));
+    if (!makes || !absl::IsAlreadyExists(begun.turn->AwaitBegun())) return begun;
+    // Another server was faster: the turn is to be one of its session.
+    absl::Notification ended;
+    begun.turn->Finish(RequestState::kFailed, "", [&](const absl::Status&, int64_t) { ended.Notify(); });
+    ended.WaitForNotification();
+  }
+}
+
+absl::StatusOr<BeginTurnResult> SessionManagerImpl::TryBeginTurn(TurnSpec spec, bool* makes) {
   RETURN_IF_ERROR(CheckSessionId(spec.session_id));
   RETURN_IF_ERROR(CheckRequestId(spec.request_id));
   if (spec.durability == Durability::kToken && c_.options.token_durability) {
@@ -202,6 +258,7 @@ absl::StatusOr<BeginTurnResult> SessionManagerImpl::BeginTurn(TurnSpec spec) {
     request.end_time = absl::InfiniteFuture();
     RememberTurn(&header, request);
     OpenTurn(*entry, std::move(spec.prompt));
+    *makes = entry->makes;
   }
   return BeginTurnResult{MakeTurn(c_, entry, std::move(before), std::move(recent)), std::nullopt};
 }

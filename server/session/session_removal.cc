@@ -86,7 +86,7 @@ absl::Status SessionManagerImpl::Remove(const Entry& entry, std::optional<std::s
     entry->loaded = false;
   }
   RETURN_IF_ERROR(status);
-  --sessions_;
+  --c_.sessions;
   c_.cache->Remove(key.uid);
   {
     absl::MutexLock lock(&c_.foreign_mu);

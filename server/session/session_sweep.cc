@@ -35,7 +35,7 @@ absl::Status SessionManagerImpl::Sweep() {
 }
 
 absl::Status SessionManagerImpl::SweepSessions(LeftLogs* left) {
-  const int64_t known = sessions_;
+  const int64_t known = c_.sessions;
   int64_t found = 0;
   std::string after;
   for (;;) {
@@ -110,7 +110,7 @@ absl::Status SessionManagerImpl::SweepLogs(LeftLogs left) {
 }
 
 void SessionManagerImpl::SweepLoop() {
-  if (const int64_t known = sessions_; c_.options.max_sessions <= 0) {
+  if (const int64_t known = c_.sessions; c_.options.max_sessions <= 0) {
     if (const absl::StatusOr<int64_t> stored = c_.store->Count(); stored.ok()) uncounted_ = *stored - known;
   }
   for (;;) {

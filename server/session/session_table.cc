@@ -5,7 +5,8 @@
 namespace smt {
 
 void SessionEntry::Release(LeaseKeeper* leases) {
-  busy = in_turn = false;
+  if (makes && !in_turn) loaded = false;  // its turn was refused
+  busy = in_turn = makes = false;
   if (leases != nullptr) {
     if (!lease.empty()) leases->Release(key, lease);
     lease.clear();

@@ -27,6 +27,7 @@ struct SessionEntry {
   // Held by a turn, a creation or a deletion.
   bool busy ABSL_GUARDED_BY(mu) = false;
   bool in_turn ABSL_GUARDED_BY(mu) = false;  // busy with a turn
+  bool makes ABSL_GUARDED_BY(mu) = false;    // that makes the session: the store has it once the turn has begun
   // Whether what follows holds: the store's content with the writes under way. Cleared when a write fails, once idle.
   bool loaded ABSL_GUARDED_BY(mu) = false;
   bool stale ABSL_GUARDED_BY(mu) = false;  // a write failed during the turn: load again after it

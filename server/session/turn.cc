@@ -16,6 +16,7 @@ class TurnImpl final : public Turn {
     absl::MutexLock lock(&entry_->mu);
     log_ = entry_->turn;
     durability_ = entry_->request.durability;
+    makes_ = entry_->makes;
     key_ = entry_->key;
     began_ = entry_->header;
   }
@@ -80,7 +81,7 @@ class TurnImpl final : public Turn {
     }
     c_.writer->Enqueue(
         std::move(write), sync,
-        [&c = c_, entry = entry_, log = log_, state_key = session_.key, end, sync,
+        [&c = c_, entry = entry_, log = log_, state_key = session_.key, end, sync, makes = makes_,
          done = std::move(done)](absl::Status status) {
           if (status.ok() && sync) log->Durable(end);
           if (!status.ok()) {
@@ -91,6 +92,7 @@ class TurnImpl final : public Turn {
           const bool failed = !log->status().ok();
           // The slot's state may be of ids that the log has not got, and others may take their places.
           if (failed && c.options.on_removed) c.options.on_removed(state_key);
+          if (makes && !log->begun()) --c.sessions;
           {
             absl::MutexLock release(&entry->mu);
             entry->stale |= failed;
@@ -108,6 +110,7 @@ class TurnImpl final : public Turn {
   const std::vector<int32_t> recent_;
   std::shared_ptr<TurnLog> log_;
   Durability durability_;
+  bool makes_ = false;  // the session
   SessionKey key_;
   SessionHeader began_;  // as it was when the turn began
   bool finished_ = false;

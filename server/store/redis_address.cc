@@ -108,6 +108,9 @@ std::string ToString(const RedisEndpoint& e) {
 absl::StatusOr<RedisAddress> ParseRedisAddress(std::string_view text) {
   if (text.starts_with("redis://")) return ParseUri(text.substr(8), false);
   if (text.starts_with("rediss://")) return ParseUri(text.substr(9), true);
+  if (const size_t scheme = text.find("://"); scheme != std::string_view::npos && !text.starts_with("unix://")) {
+    return absl::InvalidArgumentError(StrCat("it begins with '", text.substr(0, scheme), "://'; it must be ", kForms));
+  }
   RedisAddress out;
   if (text.starts_with("unix:")) text.remove_prefix(text.starts_with("unix://") ? 7 : 5);
   if (text.starts_with('/')) {

@@ -41,6 +41,8 @@ absl::StatusOr<int> CheckFormat(const std::string& dir);
 absl::Status WriteFormat(const std::string& dir);
 // Whether opening leaves out nothing that was synced (rocksdb_recovery.cc).
 absl::Status CheckLogs(const RocksDbStoreOptions& options);
+// Takes writes after this sequence number off the write-ahead log of a database that is closed.
+absl::Status CutLogAfter(const RocksDbStoreOptions& options, uint64_t sequence);
 rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options);
 std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOptions& options);
 void SyncDirectory(const std::string& dir);

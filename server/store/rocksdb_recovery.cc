@@ -19,6 +19,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -167,5 +168,29 @@ class LogCheck {
 }  // namespace
 
 absl::Status CheckLogs(const RocksDbStoreOptions& options) { return LogCheck(options).Run(); }
+
+absl::Status CutLogAfter(const RocksDbStoreOptions& options, uint64_t sequence) {
+  rocksdb::Env* const env = options.env != nullptr ? options.env : rocksdb::Env::Default();
+  const std::string folder = options.dir + "/rocksdb";
+  std::vector<std::string> names;
+  if (const rocksdb::Status s = env->GetChildren(folder, &names); !s.ok()) return OpenError(options.dir, s);
+  std::erase_if(names, [](const std::string& name) { return !name.ends_with(".log"); });
+  if (names.empty()) return absl::OkStatus();
+  // The last one: names are numbers of six digits and more.
+  const std::string path = StrCat(folder, "/", *std::ranges::max_element(names, [](const auto& a, const auto& b) {
+                                    return std::pair(a.size(), a) < std::pair(b.size(), b);
+                                  }));
+  std::string bytes;
+  rocksdb::Status s = rocksdb::ReadFileToString(env, path, &bytes);
+  if (!s.ok()) return OpenError(options.dir, s);
+  const std::optional<size_t> end = FindWalGroupAfter(bytes, sequence);
+  if (!end) return absl::OkStatus();
+  std::unique_ptr<rocksdb::WritableFile> file;
+  s = env->ReopenWritableFile(path, &file, rocksdb::EnvOptions());
+  if (s.ok()) s = file->Truncate(*end);
+  if (s.ok()) s = file->Sync();
+  if (s.ok()) s = file->Close();
+  return s.ok() ? absl::OkStatus() : OpenError(options.dir, s);
+}
 
 }  // namespace smt::store_internal

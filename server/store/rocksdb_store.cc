@@ -359,6 +359,7 @@ class RocksDbStore final : public SessionStore {
     RETURN_IF_ERROR(Failed());
     if (batch->Count() == 0 && !sync) return absl::OkStatus();
     RETURN_IF_ERROR(Room());
+    const uint64_t before = o_.db->GetLatestSequenceNumber();
     rocksdb::WriteOptions write;
     write.sync = sync;
     const absl::Time begin = absl::Now();
@@ -370,6 +371,7 @@ class RocksDbStore final : public SessionStore {
     }
     if (s.IsNoSpace()) {
       out_of_space_ = true;
+      written_ = before;
       return NoSpace(s.ToString());
     }
     absl::MutexLock lock(&failed_mu_);
@@ -397,7 +399,9 @@ class RocksDbStore final : public SessionStore {
     absl::WriterMutexLock lock(&db_mu_);
     Close();
     guard_->Reset();
-    auto opened = OpenDb(options_);
+    // Where only the sync found no space, what was refused is in the log all the same.
+    const absl::Status cut = CutLogAfter(options_, written_);
+    auto opened = cut.ok() ? OpenDb(options_) : absl::StatusOr<OpenedDb>(cut);
     if (!opened.ok()) {
       const std::string why(opened.status().message());
       closed_ = absl::IsResourceExhausted(opened.status())
@@ -452,6 +456,7 @@ class RocksDbStore final : public SessionStore {
   OpenedDb o_ ABSL_GUARDED_BY(db_mu_);
   absl::Status closed_ ABSL_GUARDED_BY(db_mu_);  // why, while o_.db is null
   bool out_of_space_ ABSL_GUARDED_BY(mu_) = false;
+  uint64_t written_ ABSL_GUARDED_BY(mu_) = 0;  // sequence number before the write that found no space
   // Of sessions written lately. Nobody else writes the database.
   std::unordered_map<std::string, uint64_t> uids_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<LogName, Tail> tails_ ABSL_GUARDED_BY(mu_);

@@ -10,8 +10,8 @@ namespace smt::store_internal {
 namespace {
 
 constexpr size_t kBlock = 32768, kHeader = 7;
-constexpr uint8_t kLastType = 4;    // full, first, middle, last
-constexpr size_t kHoleBytes = 128;  // fewer zeros are nothing to speak of
+constexpr uint8_t kFull = 1, kFirst = 2, kLastType = 4;  // and middle, last
+constexpr size_t kHoleBytes = 128;                       // fewer zeros are nothing to speak of
 
 uint32_t Crc32c(std::string_view bytes) {
   static const auto table = [] {
@@ -65,6 +65,36 @@ std::optional<WalDamage> FindWalDamage(std::string_view log) {
       i = std::max(other, zero + 1);
     }
     return damage;
+  }
+  return std::nullopt;
+}
+
+std::optional<size_t> FindWalGroupAfter(std::string_view log, uint64_t sequence) {
+  size_t begin = 0;   // of the record
+  std::string bytes;  // its first ones, which may be in two pieces
+  for (size_t at = 0; at < log.size();) {
+    const size_t left = kBlock - at % kBlock;
+    if (left < kHeader) {
+      at += left;
+      continue;
+    }
+    const std::string_view piece = log.substr(at, left);
+    const size_t length = PieceLength(piece);
+    if (length == 0) break;
+    const uint32_t type = Byte(piece, 6);
+    if (type == kFull || type == kFirst) {
+      begin = at;
+      bytes.clear();
+    }
+    const bool known = bytes.size() >= sizeof(uint64_t);
+    bytes +=
+        piece.substr(kHeader, std::min(length - kHeader, sizeof(uint64_t) - std::min(bytes.size(), sizeof(uint64_t))));
+    if (!known && bytes.size() >= sizeof(uint64_t)) {
+      uint64_t first = 0;
+      for (size_t i = sizeof(first); i-- > 0;) first = first << 8 | Byte(bytes, i);
+      if (first > sequence) return begin;
+    }
+    at += length;
   }
   return std::nullopt;
 }

@@ -18,6 +18,7 @@ class LoopbackClient {
   LoopbackClient(const std::string& address, int connections);
   // tokens/s while all streams run. UNAVAILABLE with what a stream that failed was told.
   absl::StatusOr<double> Rate(int vocabulary, const StreamLoad& load);
+  const std::vector<std::unique_ptr<v1::GenerationService::Stub>>& stubs() const { return stubs_; }
 
  private:
   std::vector<std::unique_ptr<v1::GenerationService::Stub>> stubs_;  // one a connection

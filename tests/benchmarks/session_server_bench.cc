@@ -15,6 +15,7 @@
 #include "tests/benchmarks/gpu_executor.h"
 #include "tests/benchmarks/loopback_client.h"
 #include "tests/benchmarks/random_ids.h"
+#include "tests/benchmarks/server_under_test.h"
 #include "tests/e2e/server_process.h"
 
 namespace smt::bench {
@@ -22,22 +23,6 @@ namespace {
 
 using nlohmann::json;
 using testing::ServerProcess;
-
-absl::Status ToStatus(const client::Error& error, std::string_view what) {
-  if (error.ok()) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(std::string(what), ": ", error.message));
-}
-
-ServerProcess::Options ServerOptionsOf(const SessionBenchOptions& options, std::vector<std::string> flags) {
-  flags.push_back("--dtype=" + options.dtype);
-  return {.model_dir = options.model_dir, .device = options.device, .dir = options.dir, .flags = std::move(flags)};
-}
-
-absl::StatusOr<int> Vocabulary(client::Client& client) {
-  v1::Model model;
-  RETURN_IF_ERROR(ToStatus(client.GetModel(&model), "GetModel"));
-  return static_cast<int>(model.config().vocab_size());
-}
 
 // A session with so many ids.
 absl::Status Fill(client::Client& client, const std::string& session, int vocabulary, int length) {
@@ -78,50 +63,6 @@ json Spread(std::vector<double> seconds) {
 }
 
 }  // namespace
-
-absl::StatusOr<json> DurabilityFigures(const SessionBenchOptions& options) {
-  const int streams = options.quick ? 4 : options.streams;
-  ServerProcess::Options server_options = ServerOptionsOf(
-      options, {absl::StrCat("--max_slots=", 3 * streams), absl::StrCat("--ingest_tokens_per_step=", 1 << 20)});
-  if (options.step_us >= 0) {
-    server_options.program = "smt_paced_server";
-    server_options.flags.push_back(absl::StrCat("--step_time=", options.step_us, "us"));
-  }
-  ServerProcess server(server_options);
-  RETURN_IF_ERROR(server.Start());
-  ASSIGN_OR_RETURN(const int vocabulary, Vocabulary(*server.NewClient()));
-  LoopbackClient client(server.address(), (streams + 15) / 16);
-  StreamLoad load = {.streams = streams, .tokens = options.quick ? 16 : options.tokens, .temperature = 0.8f};
-  load.top_p = 0.95f;
-  const v1::Durability kinds[] = {v1::DURABILITY_NONE, v1::DURABILITY_TURN, v1::DURABILITY_TOKEN};
-  std::vector<double> rates[3];
-  constexpr int kTurns = 3;  // of each stream in a round
-  for (int round = -1; round < options.rounds; ++round) {
-    for (int k = 0; k < 3; ++k) {
-      const int kind = (k + round + 3) % 3;  // what one leaves to be written falls into the time of the next
-      load.durability = kinds[kind];
-      load.session_prefix = absl::StrCat("sessions/d", kind, "-");
-      const double start = Seconds();
-      for (int turn = 0; turn < kTurns; ++turn) RETURN_IF_ERROR(client.Rate(vocabulary, load).status());
-      if (round >= 0) rates[kind].push_back(kTurns * load.streams * load.tokens / (Seconds() - start));
-    }
-  }
-  const auto over_none = [&](const std::vector<double>& kind) {
-    std::vector<double> ratios;
-    for (size_t round = 0; round < kind.size(); ++round) ratios.push_back(kind[round] / rates[0][round]);
-    return Median(ratios);
-  };
-  return json{{"streams", streams},
-              {"tokens_a_turn", load.tokens},
-              {"none_tok_s", Median(rates[0])},
-              {"turn_tok_s", Median(rates[1])},
-              {"token_tok_s", Median(rates[2])},
-              {"turn_over_none", over_none(rates[1])},
-              {"token_over_none", over_none(rates[2])},
-              {"none_rounds", rates[0]},
-              {"turn_rounds", rates[1]},
-              {"token_rounds", rates[2]}};
-}
 
 absl::StatusOr<json> RestoreFigures(const SessionBenchOptions& options) {
   json figures;

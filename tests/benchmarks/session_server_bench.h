@@ -20,13 +20,17 @@ struct SessionBenchOptions {
   int tokens = 128;                          // of a turn
   int step_us = -1;                          // >= 0: no model, but steps of so many microseconds, for `durability`
   int rounds = 5;                            // the median counts
+  double seconds = 3;                        // that each durability is measured in each round of `durability`
+  double warm_up_s = 1;                      // before that
   std::vector<int> lengths = {1000, 30000};  // ids of the sessions that are forked and restored
   bool quick = false;                        // whether it works, not what it gives
 };
 
-// Tokens/s of whole turns, from the calls to `finished`, with NONE, TURN and TOKEN one after the other in each round.
-// Ratios are medians of the rounds' own, since what else the machine does changes more between rounds than within one;
-// `*_rounds` are the rounds' tokens/s. Each kind has slots of its own, so that no state is moved.
+// Tokens/s of streams that do turn after turn, each on a session of its own, with NONE, TURN and TOKEN one after the
+// other in each round, in another order each time. Ratios are medians of the rounds' own, since what else the machine
+// does changes more between rounds than within one; `*_range` are the least and the greatest of them. `intervals` are
+// what was measured, in the order of time (durability_bench.cc). Each kind has slots of its own, so that no state is
+// moved.
 absl::StatusOr<nlohmann::json> DurabilityFigures(const SessionBenchOptions& options);
 // Milliseconds until a parked session's state is in its slot again, from the host's memory, from RocksDB and, where one
 // is named, from a Redis, for sessions of each length.

@@ -60,6 +60,12 @@ CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) 
   command->add_option("--rounds", sessions.rounds, "The median counts")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command->add_option("--seconds", sessions.seconds, "For durability: that each kind is measured in each round")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  command->add_option("--warm_up", sessions.warm_up_s, "For durability: seconds of the same load before that")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   command->add_flag("--quick", sessions.quick, "Whether it works, not what it gives");
   return command;
 }

@@ -107,6 +107,29 @@ TEST_F(CliTest, ErrorsSayWhatIsWrongAndExitWithADocumentedCode) {
   EXPECT_THAT(result.err, HasSubstr("--address"));
 }
 
+TEST_F(CliTest, AWordThatIsNoCommandIsNamedWithThoseThatAre) {
+  const Result unknown = Smt({"session", "get", "cli"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("smt session: there is no command 'get'; there are"));
+  EXPECT_THAT(unknown.err, HasSubstr("rollback"));
+  EXPECT_THAT(Smt({"speak"}).err, HasSubstr("smt: there is no command 'speak'; there are generate, "));
+  const Result none = Smt({"session"});
+  EXPECT_EQ(none.code, 2);
+  EXPECT_THAT(none.err, HasSubstr("subcommand is required"));
+}
+
+TEST_F(CliTest, AFlagOutOfRangeIsToldInAPersonsNumbers) {
+  const Result result = Smt({"generate", "--resume", "--session=s", "--request_id=r", "--after_position=0"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--after_position: Value 0 not in range 1 to 9223372036854775807"));
+}
+
+TEST_F(CliTest, OfTextThatIsNotUtf8OnlyTheFieldIsTold) {
+  const Result result = Smt({"session", "create", "\xff\xfe"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_TRUE(result.err.starts_with("smt: invalid argument: session_id: is ")) << result.err;
+}
+
 TEST_F(CliTest, CtrlCEndsTheRequestAndSaysWhereTheSessionStands) {
   TempDir dir;
   Process::Options options;

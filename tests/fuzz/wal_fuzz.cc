@@ -47,6 +47,7 @@ const std::string& LongLog() {
 void Look(std::string_view log) {
   const std::optional<WalDamage> damage = FindWalDamage(log);
   FUZZ_CHECK(store_internal::DescribeWalDamage(log).empty() == !damage);
+  FUZZ_CHECK(store_internal::FindWalGroupAfter(log, log.size()).value_or(0) <= log.size());
   if (!damage) return;
   FUZZ_CHECK(damage->record < log.size() && !FindWalDamage(log.substr(0, damage->record)));
   if (damage->zeros == damage->zeros_end) return;

@@ -54,7 +54,9 @@ ServiceTest::ServiceTest() {
   context_.eos = kEos;
 }
 
-ServiceTest::~ServiceTest() {
+ServiceTest::~ServiceTest() { StopServer(); }
+
+void ServiceTest::StopServer() {
   // Clients first: a test that fails midway may leave calls.
   generation_.reset();
   sessions_.reset();
@@ -71,8 +73,13 @@ ServiceTest::~ServiceTest() {
 void ServiceTest::StartServer() {
   pool_ = std::make_unique<ThreadPool>("worker", 4, 1024);
   waiters_ = std::make_unique<ThreadPool>("waiter", 4, 1024);
-  auto store = std::make_unique<MemoryStore>();
-  store_ = store.get();
+  std::unique_ptr<SessionStore> store = std::move(other_store_);
+  store_ = nullptr;
+  if (store == nullptr) {
+    auto memory = std::make_unique<MemoryStore>();
+    store_ = memory.get();
+    store = std::move(memory);
+  }
   SessionManager::Options session_options;
   session_options.model_fingerprint = "model-1";
   session_options.numerics_id = "fake";

@@ -73,6 +73,7 @@ class ServiceTest : public testing::Test {
 
   // Called by the first use of a stub; options can be set before.
   void StartServer();
+  void StopServer();  // the next use starts another
   v1::GenerationService::Stub& generation();
   v1::SessionService::Stub& sessions();
   v1::ModelService::Stub& models();
@@ -99,7 +100,8 @@ class ServiceTest : public testing::Test {
   ServerMetrics metrics_;
   std::unique_ptr<ThreadPool> pool_, waiters_;
   ServiceContext context_;
-  MemoryStore* store_ = nullptr;
+  std::unique_ptr<SessionStore> other_store_;  // set before the start: instead of the one in memory
+  MemoryStore* store_ = nullptr;               // null with another one
   std::unique_ptr<SessionManager> session_manager_;
   std::unique_ptr<EngineMetrics> engine_metrics_;
   std::unique_ptr<Engine> engine_;

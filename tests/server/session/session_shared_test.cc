@@ -70,6 +70,24 @@ class SharedTest : public testing::Test {
   std::unique_ptr<SessionManager> a_, b_;
 };
 
+TEST_F(SharedTest, TurnsOfTwoServersThatMakeOneSessionAreBothOfIt) {
+  for (int i = 0; i < 30; ++i) {
+    const std::string id = "s" + std::to_string(i);
+    std::vector<std::thread> servers;
+    for (SessionManager* manager : {a_.get(), b_.get()}) {
+      servers.emplace_back([&, manager] {
+        TurnSpec spec = Spec(id, {manager == a_.get() ? 1 : 2});
+        spec.create = spec.wait = true;
+        auto turn = Begin(*manager, std::move(spec));
+        ASSERT_NE(turn, nullptr);
+        ASSERT_OK(FinishAndWait(*turn).status);
+      });
+    }
+    for (std::thread& server : servers) server.join();
+    EXPECT_THAT(Log(*a_, id), testing::UnorderedElementsAre(1, 2));
+  }
+}
+
 TEST_F(SharedTest, TurnsAlternateBetweenServers) {
   ASSERT_OK(a_->Create("s", absl::InfiniteDuration(), {}));
   std::vector<int32_t> expected;

@@ -130,6 +130,13 @@ class CrashFileSystem final : public rocksdb::FileSystem {
     if (s.ok()) *out = std::make_unique<Writable>(disk_, std::move(file));
     return s;
   }
+  IOStatus ReopenWritableFile(const std::string& path, const FileOptions&,
+                              std::unique_ptr<rocksdb::FSWritableFile>* out, IODebugContext*) override {
+    CrashDisk::FilePtr file;
+    const IOStatus s = disk_.Open(Clean(path), &file);
+    if (s.ok()) *out = std::make_unique<Writable>(disk_, std::move(file));
+    return s;
+  }
   IOStatus NewDirectory(const std::string& path, const IOOptions&, std::unique_ptr<rocksdb::FSDirectory>* out,
                         IODebugContext*) override {
     *out = std::make_unique<Directory>(disk_, Clean(path));

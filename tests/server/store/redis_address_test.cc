@@ -46,6 +46,7 @@ TEST(RedisAddressTest, SaysWhatIsWrongWithoutThePassword) {
     EXPECT_THAT(ParseRedisAddress(text), StatusIs(absl::StatusCode::kInvalidArgument, Not(HasSubstr("secret"))))
         << text;
   }
+  EXPECT_THAT(ParseRedisAddress("http://cache"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("'http://'")));
 }
 
 }  // namespace

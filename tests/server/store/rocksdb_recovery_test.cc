@@ -1,15 +1,24 @@
 // What a loss of power or a bad disk makes of the database's files: opened without losing what was synced, or refused
 // with what to do.
 #include <gmock/gmock.h>
+#include <rocksdb/db.h>
+#include <rocksdb/write_batch.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "model/base/strings.h"
 #include "server/store/rocksdb_repair.h"
 #include "server/store/rocksdb_store.h"
+#include "server/store/rocksdb_wal.h"
 #include "tests/server/store/crash_file_system.h"
 #include "tests/server/store/rocksdb_testing.h"
 #include "tests/server/store/status_testing.h"
@@ -376,6 +385,60 @@ TEST_F(RepairTest, AStoreInUseIsLeftAlone) {
   EXPECT_THAT(Repair(dir_.path()).status(), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("another server")));
   EXPECT_THAT(Repair(dir_.path() + "/none").status(),
               StatusIs(StatusCode::kFailedPrecondition, HasSubstr("there is no store")));
+}
+
+// RocksDB's own log, of groups of all sizes, in pieces at all places of its blocks.
+TEST(RocksDbRecoveryTest, AGroupOfWritesIsFoundInTheLogByItsNumber) {
+  TempDir dir;
+  rocksdb::Options options;
+  options.create_if_missing = true;
+  rocksdb::DB* opened = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(options, dir.path(), &opened).ok());
+  const std::unique_ptr<rocksdb::DB> db(opened);
+  std::mt19937 random(1);
+  std::vector<std::pair<uint64_t, size_t>> groups;  // what is before each: sequence number, bytes of the log
+  const auto log = [&] {
+    for (const auto& e : fs::directory_iterator(dir.path())) {
+      if (e.path().extension() == ".log") return Read(e.path());
+    }
+    return std::string();
+  };
+  for (int i = 0; i < 300; ++i) {
+    groups.emplace_back(db->GetLatestSequenceNumber(), log().size());
+    rocksdb::WriteBatch batch;
+    for (uint32_t keys = 1 + random() % 3; keys-- > 0;) {
+      batch.Put(std::to_string(random()), std::string(random() % (i % 10 == 0 ? 70000 : 900), 'x'));
+    }
+    ASSERT_TRUE(db->Write(rocksdb::WriteOptions(), &batch).ok());
+  }
+  const std::string bytes = log();
+  for (const auto& [sequence, end] : groups) {
+    const std::optional<size_t> found = store_internal::FindWalGroupAfter(bytes, sequence);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_GE(*found, end);
+    EXPECT_LT(*found, end + 7) << "but for what is left free at the end of a block";
+  }
+  EXPECT_EQ(store_internal::FindWalGroupAfter(bytes, db->GetLatestSequenceNumber()), std::nullopt);
+}
+
+TEST(RocksDbRecoveryTest, WhatIsRefusedBecauseItsSyncFoundNoSpaceStaysAway) {
+  for (int at = 1; at <= 2; ++at) {  // the write, its sync
+    TempDir dir;
+    CrashDisk disk;
+    const std::unique_ptr<rocksdb::Env> env = disk.NewEnv();
+    auto store = *Open(dir.path(), env.get());
+    ASSERT_OK(Create(*store, 1, Ids(10)));
+    ASSERT_OK(Append(*store, 1, 10, Ids(1), false));  // acknowledged, not synced
+    disk.Inject(CrashDisk::Fault::kFull, disk.operations() + at);
+    EXPECT_THAT(Append(*store, 1, 11, Ids(5), true), StatusIs(StatusCode::kResourceExhausted, HasSubstr("no space")));
+    EXPECT_GT(disk.struck_at(), 0);
+    disk.Heal();
+    ASSERT_OK(Append(*store, 1, 11, Ids(2), true)) << "at " << at;
+    EXPECT_EQ(*store->LogEnd({"s1", 1}, 0), 13);
+    store.reset();
+    store = *Open(dir.path(), env.get());
+    EXPECT_EQ(*store->LogEnd({"s1", 1}, 0), 13);
+  }
 }
 
 }  // namespace
