@@ -18,6 +18,7 @@
 #include <fstream>
 #include <sstream>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -177,7 +178,7 @@ rocksdb::DBOptions DbOptions(const RocksDbStoreOptions& options) {
   db.bytes_per_sync = 1 << 20;
   // Snapshots pass through the write-ahead log, and the next sync of ids would have to wait for all of their bytes.
   db.wal_bytes_per_sync = 1 << 20;
-  db.max_background_jobs = 2;
+  db.max_background_jobs = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 2, 8);
   db.max_open_files = 512;
   db.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;  // its log is bounded: 4 files of 4 MiB
   db.max_log_file_size = 4 << 20;
@@ -238,8 +239,14 @@ std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOption
       true;  // each session keeps its newest snapshots only: most of a file dies soon
   blobs.blob_garbage_collection_age_cutoff = 0.25;
   blobs.blob_garbage_collection_force_threshold = 0.5;
-  // Small, so that resident memory does not grow with the snapshots taken since the last flush.
+  // Small, so that resident memory does not grow with the snapshots taken since the last flush. A snapshot of some MB fills
+  // one by itself, and many sessions take hundreds a second: ids must not wait until one of a few buffers is flushed, nor
+  // until the small tables that flushes leave, the bytes being in blob files, are merged.
   blobs.write_buffer_size = 1 << 20;
+  blobs.max_write_buffer_number = 8;
+  blobs.level0_file_num_compaction_trigger = 8;
+  blobs.level0_slowdown_writes_trigger = 200;
+  blobs.level0_stop_writes_trigger = 400;
 
   return {{rocksdb::kDefaultColumnFamilyName, small},
           {"sessions", small},

@@ -76,6 +76,7 @@ absl::StatusOr<json> DurabilityFigures(const SessionBenchOptions& options) {
   if (options.step_us >= 0) {
     server_options.program = "smt_paced_server";
     server_options.flags.push_back(absl::StrCat("--step_time=", options.step_us, "us"));
+    server_options.flags.push_back(absl::StrCat("--state_bytes=", options.state_bytes));
   }
   ServerProcess server(server_options);
   RETURN_IF_ERROR(server.Start());

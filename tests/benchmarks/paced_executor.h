@@ -18,14 +18,16 @@ namespace smt::bench {
 
 class PacedExecutor final : public Executor {
  public:
-  PacedExecutor(int32_t slots, int32_t vocab_size, absl::Duration step) : step_(step), slots_(slots) {
+  // state_bytes: of a session, at least eight; zeros but for its position.
+  PacedExecutor(int32_t slots, int32_t vocab_size, absl::Duration step, int64_t state_bytes)
+      : step_(step), slots_(slots) {
     info_.device = "none";
     info_.dtype = "float32";
     info_.numerics_id = "none";
     info_.deterministic = true;
     info_.slots = slots;
     info_.max_in_flight = 2;
-    info_.state_bytes = info_.slot_bytes = 4096;
+    info_.state_bytes = info_.slot_bytes = state_bytes;
     info_.vocab_size = vocab_size;
     info_.stride = 16;
     info_.input_tokens = 50;

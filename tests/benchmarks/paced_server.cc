@@ -1,5 +1,6 @@
 // smt_server as it is, but on an executor that computes nothing (paced_executor.h): what a turn costs beside the model.
 // The model's folder gives the vocabulary.
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "tests/testing/server_flags.h"
 
 ABSL_FLAG(absl::Duration, step_time, absl::ZeroDuration(), "Of each step, whatever is in it.");
+ABSL_FLAG(int64_t, state_bytes, 4096, "Of a session.");
 
 int main(int argc, char** argv) {
   absl::ParseCommandLine(argc, argv);
@@ -23,6 +25,7 @@ int main(int argc, char** argv) {
         const auto checkpoint = smt::Checkpoint::Open(runner.model_dir);
         if (!checkpoint.ok()) return checkpoint.status();
         const auto vocabulary = static_cast<int32_t>((*checkpoint)->config().vocab_size);
-        return std::make_unique<smt::bench::PacedExecutor>(runner.slots, vocabulary, absl::GetFlag(FLAGS_step_time));
+        return std::make_unique<smt::bench::PacedExecutor>(runner.slots, vocabulary, absl::GetFlag(FLAGS_step_time),
+                                                           absl::GetFlag(FLAGS_state_bytes));
       });
 }

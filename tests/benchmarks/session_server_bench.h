@@ -19,6 +19,7 @@ struct SessionBenchOptions {
   int streams = 64;                          // at once, for `durability`, `recovery` and `drain`
   int tokens = 128;                          // of a turn
   int step_us = -1;                          // >= 0: no model, but steps of so many microseconds, for `durability`
+  int64_t state_bytes = 4096;                // of a session of such a server; at least eight
   int rounds = 5;                            // the median counts
   double seconds = 3;                        // that each durability is measured in each round of `durability`
   double warm_up_s = 1;                      // before that

@@ -53,6 +53,9 @@ CLI::App* AddSessions(CLI::App& app, smt::bench::SessionBenchOptions& sessions) 
                    "For durability: no model, but steps of so many microseconds; -1: the model's")
       ->check(CLI::Range(-1, 1 << 20))
       ->capture_default_str();
+  command->add_option("--state_bytes", sessions.state_bytes, "With --step_us: of a session")
+      ->check(CLI::Range(8, 1 << 30))
+      ->capture_default_str();
   command->add_option("--lengths", sessions.lengths, "Ids of the sessions that are restored and forked")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 27))
