@@ -1,6 +1,6 @@
 // One row alone through the whole transformer as one kernel (kernels.h, WindowPass). Its blocks have no barriers
 // between a layer's parts: they hand each other tagged numbers and wait for nobody but who makes what they need. Each
-// block has its outputs of each product, at most two tasks of 16; their weights are in registers before the row comes.
+// block has its outputs of each product, a few tasks of 16; their weights are in registers before the row comes.
 // The sums are those of the other kernels to the bit.
 #include <algorithm>
 

@@ -99,8 +99,8 @@ __device__ __forceinline__ Four Normalized(const Four& v, float mean, float scal
 __device__ __forceinline__ float AddSquare(float sum, float value, float mean) {
   return __fmaf_rn(value - mean, value - mean, sum);
 }
-// x / d to the bit, without a division that waits for x (Markstein, "Computation of elementary functions on the IBM RISC
-// System/6000 processor", 1990).
+// x / d to the bit, without a division that waits for x (Markstein, "Computation of elementary functions on the IBM
+// RISC System/6000 processor", 1990).
 __device__ __forceinline__ float DivideBy(float x, int d) {
   const float by = static_cast<float>(d), inverse = 1.0f / by, quotient = __fmul_rn(x, inverse);
   if (!(fabsf(x) > 1e-30f && fabsf(x) < 1e30f)) return x / by;

@@ -239,9 +239,9 @@ std::vector<rocksdb::ColumnFamilyDescriptor> FamiliesOf(const RocksDbStoreOption
       true;  // each session keeps its newest snapshots only: most of a file dies soon
   blobs.blob_garbage_collection_age_cutoff = 0.25;
   blobs.blob_garbage_collection_force_threshold = 0.5;
-  // Small, so that resident memory does not grow with the snapshots taken since the last flush. A snapshot of some MB fills
-  // one by itself, and many sessions take hundreds a second: ids must not wait until one of a few buffers is flushed, nor
-  // until the small tables that flushes leave, the bytes being in blob files, are merged.
+  // Small, so that resident memory does not grow with the snapshots taken since the last flush. A snapshot of some MB
+  // fills one by itself, and many sessions take hundreds a second: ids must not wait until one of a few buffers is
+  // flushed, nor until the small tables that flushes leave, the bytes being in blob files, are merged.
   blobs.write_buffer_size = 1 << 20;
   blobs.max_write_buffer_number = 8;
   blobs.level0_file_num_compaction_trigger = 8;
