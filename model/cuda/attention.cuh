@@ -1,4 +1,4 @@
-// A window's attention: bodies shared by the kernels of window.cu and the one of window_pass.cu.
+// A window's attention: bodies shared by the kernels of window.cu and those of window_pass.cu and row_pass.cu.
 #pragma once
 
 #include <cstddef>

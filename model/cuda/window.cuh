@@ -1,5 +1,5 @@
 // What a window's rows go through besides matrix products and attention: embedding and norms. Bodies shared by the
-// kernels of window.cu and the one of window_pass.cu.
+// kernels of window.cu and those of window_pass.cu and row_pass.cu.
 #pragma once
 
 #include <cuda_bf16.h>
